@@ -1,0 +1,57 @@
+//! The messages and services on Baton's wires, generated from `proto/*.proto`.
+//!
+//! [`etcdserverpb`], [`mvccpb`], [`authpb`], [`v3lockpb`] and [`v3electionpb`] are the etcd v3 API:
+//! names and numbers in them are a contract with every etcd client. [`log`] is what stands in the
+//! replicated log, [`peer`] how members talk to each other. `bytes` fields are [`bytes::Bytes`]
+//! slices of the frame they came in.
+//!
+//! [`bytes::Bytes`]: https://docs.rs/bytes
+
+/// Includes one generated package. Generated code carries the comments of the `.proto` files.
+macro_rules! package {
+    ($name:literal) => {
+        tonic::include_proto!($name);
+    };
+}
+
+/// Key-value, watch, lease, cluster, maintenance and auth services.
+#[allow(missing_docs, clippy::all)]
+pub mod etcdserverpb {
+    package!("etcdserverpb");
+}
+/// Keys and events.
+#[allow(missing_docs, clippy::all)]
+pub mod mvccpb {
+    package!("mvccpb");
+}
+/// Users, roles, permissions.
+#[allow(missing_docs, clippy::all)]
+pub mod authpb {
+    package!("authpb");
+}
+/// The lock service.
+#[allow(missing_docs, clippy::all)]
+pub mod v3lockpb {
+    package!("v3lockpb");
+}
+/// The election service.
+#[allow(missing_docs, clippy::all)]
+pub mod v3electionpb {
+    package!("v3electionpb");
+}
+mod baton {
+    pub mod log {
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            package!("baton.log.v1");
+        }
+    }
+    pub mod peer {
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            package!("baton.peer.v1");
+        }
+    }
+}
+pub use baton::log::v1 as log;
+pub use baton::peer::v1 as peer;

@@ -1,0 +1,4 @@
+//! Baton's server, as a library so that tests and the simulator can run it in-process.
+
+pub mod core;
+pub mod storage;

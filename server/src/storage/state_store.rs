@@ -1,0 +1,48 @@
+//! The seam under the applied state: two ordered tables.
+
+use std::io;
+use std::ops::Bound;
+
+use baton_state_machine::{RowChange, Table};
+use bytes::Bytes;
+
+/// Rows of a table in key order.
+pub type Rows = Vec<(Bytes, Bytes)>;
+
+/// Ordered tables with atomic batches. Written behind the answers by one flusher; read by anyone.
+///
+/// A batch is visible once [`write`](Self::write) returns, and durable after the next
+/// [`sync`](Self::sync). A crash leaves a prefix of the batches, never a part of one.
+pub trait StateStore: Send + Sync + 'static {
+    /// A consistent view of one moment.
+    type Snapshot: Snapshot;
+
+    /// Applies a batch.
+    fn write(&self, rows: Vec<RowChange>) -> io::Result<()>;
+    /// Makes every batch before it durable.
+    fn sync(&self) -> io::Result<()>;
+    /// One row.
+    fn get(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>>;
+    /// Up to `limit` rows from `from` on, in key order.
+    fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
+    /// A view that later writes do not change. Cheap.
+    fn snapshot(&self) -> Self::Snapshot;
+    /// Replaces everything by `rows` (table by table, in key order) in one durable step: after a
+    /// crash there is all of the old or all of the new content.
+    fn replace(
+        &self,
+        rows: &mut dyn Iterator<Item = io::Result<(Table, Bytes, Bytes)>>,
+    ) -> io::Result<()>;
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> u64;
+    /// Gives back space that removed rows still occupy. Slow; reads and writes go on.
+    fn reclaim(&self) -> io::Result<()>;
+}
+
+/// A view of a [`StateStore`] at one moment.
+pub trait Snapshot: Clone + Send + Sync + 'static {
+    /// One row.
+    fn get(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>>;
+    /// Up to `limit` rows from `from` on, in key order.
+    fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
+}
