@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use baton_state_machine::{RowChange, Table};
 use bytes::Bytes;
@@ -14,9 +15,6 @@ pub type Rows = Vec<(Bytes, Bytes)>;
 /// A batch is visible once [`write`](Self::write) returns, and durable after the next
 /// [`sync`](Self::sync). A crash leaves a prefix of the batches, never a part of one.
 pub trait StateStore: Send + Sync + 'static {
-    /// A consistent view of one moment.
-    type Snapshot: Snapshot;
-
     /// Applies a batch.
     fn write(&self, rows: Vec<RowChange>) -> io::Result<()>;
     /// Makes every batch before it durable.
@@ -26,7 +24,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// Up to `limit` rows from `from` on, in key order.
     fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
     /// A view that later writes do not change. Cheap.
-    fn snapshot(&self) -> Self::Snapshot;
+    fn snapshot(&self) -> Arc<dyn Snapshot>;
     /// Replaces everything by `rows` (table by table, in key order) in one durable step: after a
     /// crash there is all of the old or all of the new content.
     fn replace(
@@ -40,7 +38,7 @@ pub trait StateStore: Send + Sync + 'static {
 }
 
 /// A view of a [`StateStore`] at one moment.
-pub trait Snapshot: Clone + Send + Sync + 'static {
+pub trait Snapshot: Send + Sync + 'static {
     /// One row.
     fn get(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>>;
     /// Up to `limit` rows from `from` on, in key order.
