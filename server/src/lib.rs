@@ -1,5 +1,6 @@
 //! Baton's server, as a library so that tests and the simulator can run it in-process.
 
+pub mod config;
 pub mod core;
 pub mod storage;
 pub mod watch;
