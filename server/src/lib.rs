@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod core;
+pub mod lessor;
 pub mod storage;
 pub mod watch;
