@@ -14,7 +14,7 @@ pub struct Applied {
     pub revision: i64,
     /// For whoever proposed it. An error changed nothing.
     pub outcome: Result<Response, ApplyError>,
-    /// The events of the revision, if the entry made one (an [`pb`] lease batch may make several).
+    /// The events of the revision, if the entry made one; a batch of expired leases may make several.
     pub events: Vec<Arc<RevisionEvents>>,
     /// For the lessor and the compactor.
     pub effects: Vec<Effect>,

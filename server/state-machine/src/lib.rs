@@ -5,12 +5,32 @@
 //! entries give the same bytes on every member, so nothing here reads a clock, a file or chance,
 //! and nothing depends on the order of a hash map.
 
+mod alarm;
 mod applied;
 mod archive;
+mod compaction;
+mod hash;
+mod history;
+mod index;
+mod key_range;
+mod lease;
+mod load;
+mod members;
+mod range_scan;
+mod revision;
+mod rows;
 mod state;
+mod txn;
 
 pub use applied::{Applied, ApplyError, Effect, Event, EventKind, Response, RevisionEvents};
 pub use archive::{Archive, Rev};
+pub use compaction::CompactCursor;
+pub use hash::{HashKv, HashScan};
+pub use history::{HistoryScan, PastEvent};
+pub use key_range::KeyRange;
+pub use lease::Lease;
+pub use load::LoadError;
+pub use range_scan::RangeScan;
 pub use state::State;
 
 /// One changed row of the state store: what survives a restart, and what a snapshot is made of.
