@@ -3,5 +3,6 @@
 pub mod config;
 pub mod core;
 pub mod lessor;
+pub mod logging;
 pub mod storage;
 pub mod watch;

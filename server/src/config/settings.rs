@@ -69,7 +69,7 @@ impl Settings {
                 continue;
             };
             match flag.effect {
-                Effect::NoEffect(why) => {
+                Effect::Inert(why) if !same_value(flag, text) => {
                     self.warnings.push(format!("--{name} has no effect: {why}"))
                 }
                 Effect::Refused(why) if !same_value(flag, text) => {
@@ -77,10 +77,7 @@ impl Settings {
                         "--{name}={text} is not supported: {why}"
                     )));
                 }
-                Effect::NoEffect(_)
-                | Effect::Refused(_)
-                | Effect::Obeyed
-                | Effect::OldNameOf(_) => {}
+                Effect::Inert(_) | Effect::Refused(_) | Effect::Obeyed | Effect::OldNameOf(_) => {}
             }
         }
         Ok(())
