@@ -4,5 +4,6 @@ pub mod config;
 pub mod core;
 pub mod lessor;
 pub mod logging;
+pub mod metrics;
 pub mod storage;
 pub mod watch;
