@@ -2,8 +2,10 @@
 
 pub mod config;
 pub mod core;
+pub mod http;
 pub mod lessor;
 pub mod logging;
 pub mod metrics;
+pub mod serve;
 pub mod storage;
 pub mod watch;

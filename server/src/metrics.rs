@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{
 mod grpc;
 mod process;
 
-pub use grpc::{Call, Calls};
+pub use grpc::{Call, Calls, Received};
 
 use crate::config::{BATON_VERSION, CLUSTER_VERSION, ETCD_VERSION};
 
@@ -73,6 +73,14 @@ impl Metrics {
         metrics::set_global_recorder(recorder).map_err(io::Error::other)?;
         start_series();
         Ok(Self { handle })
+    }
+
+    /// Of a recorder that only records what the test tells it to.
+    #[cfg(test)]
+    pub(crate) fn local() -> (PrometheusRecorder, Self) {
+        let recorder = recorder();
+        let handle = recorder.handle();
+        (recorder, Self { handle })
     }
 
     /// Folds recorded samples into their histograms. To be called every [`UPKEEP_INTERVAL`].
@@ -406,10 +414,7 @@ mod tests {
     use super::*;
 
     fn render(facts: &Facts) -> String {
-        let recorder = recorder();
-        let metrics = Metrics {
-            handle: recorder.handle(),
-        };
+        let (recorder, metrics) = Metrics::local();
         metrics::with_local_recorder(&recorder, || {
             start_series();
             let calls = Calls::new(true);

@@ -122,7 +122,12 @@ const SERVICES: &[(&str, &[(&str, &str)])] = &[
 /// The series of every method. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    methods: Arc<BTreeMap<String, Arc<Method>>>,
+    series: Arc<Series>,
+}
+
+#[derive(Debug)]
+struct Series {
+    methods: BTreeMap<String, Arc<Method>>,
     received_bytes: Counter,
     sent_bytes: Counter,
 }
@@ -150,19 +155,21 @@ impl Calls {
             }
         }
         Self {
-            methods: Arc::new(methods),
-            received_bytes: metrics::counter!("etcd_network_client_grpc_received_bytes_total"),
-            sent_bytes: metrics::counter!("etcd_network_client_grpc_sent_bytes_total"),
+            series: Arc::new(Series {
+                methods,
+                received_bytes: metrics::counter!("etcd_network_client_grpc_received_bytes_total"),
+                sent_bytes: metrics::counter!("etcd_network_client_grpc_sent_bytes_total"),
+            }),
         }
     }
 
     /// Counts a call as started; `None` if there is no such method, which is not counted.
     pub fn start(&self, path: &str) -> Option<Call> {
-        let method = Arc::clone(self.methods.get(path)?);
+        let method = Arc::clone(self.series.methods.get(path)?);
         method.started.increment(1);
         Some(Call {
             method,
-            calls: self.clone(),
+            series: Arc::clone(&self.series),
             started: Instant::now(),
             is_finished: false,
         })
@@ -214,7 +221,7 @@ impl Method {
 #[derive(Debug)]
 pub struct Call {
     method: Arc<Method>,
-    calls: Calls,
+    series: Arc<Series>,
     started: Instant,
     is_finished: bool,
 }
@@ -234,16 +241,18 @@ impl Call {
         }
     }
 
-    /// Counts messages received, and their bytes.
-    pub fn received(&self, messages: u64, bytes: u64) {
-        self.method.received.increment(messages);
-        self.calls.received_bytes.increment(bytes);
+    /// What counts the messages its caller sends, which may outlive the call.
+    pub fn received(&self) -> Received {
+        Received {
+            method: Arc::clone(&self.method),
+            series: Arc::clone(&self.series),
+        }
     }
 
     /// Counts messages sent, and their bytes.
     pub fn sent(&self, messages: u64, bytes: u64) {
         self.method.sent.increment(messages);
-        self.calls.sent_bytes.increment(bytes);
+        self.series.sent_bytes.increment(bytes);
     }
 
     /// The time since it started, of a call with one answer; other calls take as long as they are
@@ -261,5 +270,20 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.finish(CANCELED);
+    }
+}
+
+/// The caller's half of a call.
+#[derive(Debug)]
+pub struct Received {
+    method: Arc<Method>,
+    series: Arc<Series>,
+}
+
+impl Received {
+    /// Counts messages received, and their bytes.
+    pub fn add(&self, messages: u64, bytes: u64) {
+        self.method.received.increment(messages);
+        self.series.received_bytes.increment(bytes);
     }
 }

@@ -1,0 +1,215 @@
+//! Plain HTTP beside gRPC: health checks, version, metrics.
+
+mod access;
+mod health;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Response, StatusCode, request};
+use http_body_util::Full;
+
+use crate::config::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::{self, Metrics};
+use access::Access;
+use health::Check;
+
+/// Plain answers are whole.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What the answers tell of.
+pub struct Probe {
+    /// What holds at the moment.
+    pub facts: Box<dyn Fn() -> metrics::Facts + Send + Sync>,
+    /// Reads this member's state as it is; an error if it cannot be read.
+    pub local_read: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Waits until everything committed so far is applied here; an error if that fails.
+    pub linearizable_read: Box<dyn Fn() -> ReadFuture + Send + Sync>,
+}
+
+/// A read in progress.
+pub type ReadFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Which paths a listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// All there are, to whom access is given.
+    Client,
+    /// Metrics and health checks, to anyone.
+    Monitoring,
+}
+
+/// Answers plain HTTP requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Http {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    probe: Probe,
+    metrics: Metrics,
+    access: Access,
+}
+
+impl Http {
+    /// `cors` and `host_whitelist` are lists of names; `*`, and an empty list, let all pass.
+    pub fn new(
+        probe: Probe,
+        metrics: Metrics,
+        cors: Vec<String>,
+        host_whitelist: Vec<String>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                probe,
+                metrics,
+                access: Access::new(cors, host_whitelist),
+            }),
+        }
+    }
+
+    /// Answers a request. Its body is of no interest to any path.
+    ///
+    /// # Errors
+    /// None: what is wrong is in the answer.
+    pub async fn answer(
+        &self,
+        paths: Paths,
+        request: &request::Parts,
+    ) -> Result<Answer, Infallible> {
+        if paths == Paths::Monitoring {
+            return Ok(self.route(paths, request).await);
+        }
+        let access = &self.shared.access;
+        if let Some(refusal) = access.refusal(request) {
+            return Ok(refusal);
+        }
+        let mut answer = if request.method == Method::OPTIONS {
+            text(StatusCode::OK, "")
+        } else {
+            self.route(paths, request).await
+        };
+        access.allow_origin(request, &mut answer);
+        Ok(answer)
+    }
+
+    async fn route(&self, paths: Paths, request: &request::Parts) -> Answer {
+        let path = request.uri.path();
+        let probe = &self.shared.probe;
+        match path {
+            "/health" => get(request, health::health(probe, request)).await,
+            "/livez" => get(request, health::checks(probe, Check::LIVEZ, request)).await,
+            "/readyz" => get(request, health::checks(probe, Check::READYZ, request)).await,
+            "/metrics" => get(request, async { self.metrics() }).await,
+            "/version" if paths == Paths::Client => get(request, async { self.version() }).await,
+            "/debug/vars" if paths == Paths::Client => get(request, async { self.vars() }).await,
+            _ => match sub_check(path) {
+                Some(check) => get(request, health::checks(probe, check, request)).await,
+                None => error(StatusCode::NOT_FOUND, "404 page not found"),
+            },
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let facts = (self.shared.probe.facts)();
+        let mut answer = text(StatusCode::OK, self.shared.metrics.render(&facts));
+        answer.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(metrics::CONTENT_TYPE),
+        );
+        answer
+    }
+
+    fn version(&self) -> Answer {
+        let facts = (self.shared.probe.facts)();
+        let (cluster, storage) = if facts.is_cluster_version_known {
+            (CLUSTER_VERSION, CLUSTER_VERSION)
+        } else {
+            ("not_decided", "unknown")
+        };
+        json(format!(
+            "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+        ))
+    }
+
+    /// What Go programs publish there, as far as it is not about Go.
+    fn vars(&self) -> Answer {
+        let facts = (self.shared.probe.facts)();
+        let state = match facts.leader {
+            leader if leader != 0 && leader == facts.member_id => "StateLeader",
+            _ => "StateFollower",
+        };
+        json(format!(
+            "{{\"raft.status\":{{\"id\":\"{:x}\",\"lead\":\"{:x}\",\"raftState\":\"{state}\",\
+             \"commit\":{},\"applied\":{}}}}}",
+            facts.member_id, facts.leader, facts.committed, facts.applied
+        ))
+    }
+}
+
+/// `/livez/<check>` and `/readyz/<check>`.
+fn sub_check(path: &str) -> Option<&'static [Check]> {
+    let (checks, name) = match path.strip_prefix("/livez/") {
+        Some(name) => (Check::LIVEZ, name),
+        None => (Check::READYZ, path.strip_prefix("/readyz/")?),
+    };
+    let at = checks.iter().position(|check| check.name() == name)?;
+    Some(&checks[at..=at])
+}
+
+/// Answers only a GET.
+async fn get(request: &request::Parts, answer: impl Future<Output = Answer>) -> Answer {
+    if request.method == Method::GET {
+        return answer.await;
+    }
+    let mut refusal = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    refusal
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    refusal
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(body: String) -> Answer {
+    answer(StatusCode::OK, "application/json", body)
+}
+
+/// As Go's `http.Error`: a line, and no guessing at its type.
+fn error(status: StatusCode, line: impl std::fmt::Display) -> Answer {
+    no_sniff(text(status, format!("{line}\n")))
+}
+
+fn no_sniff(mut answer: Answer) -> Answer {
+    answer
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// Values of a query parameter, in their order.
+fn query<'a>(request: &'a request::Parts, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let query = request.uri.query().unwrap_or_default();
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })
+}
+
+#[cfg(test)]
+mod tests;

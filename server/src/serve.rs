@@ -1,0 +1,359 @@
+//! The listeners for clients: gRPC and plain HTTP on one port, over HTTP/1.1 and HTTP/2.
+//!
+//! Every connection is served by one of a few threads, each with a runtime of its own, so that
+//! the calls of a connection never move between cores. This module knows bytes, paths and status
+//! codes; what a call means is the services' business.
+
+mod grpc;
+mod listen;
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use http_body_util::Full;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::http::{Http, Paths};
+use crate::metrics::Calls;
+
+use listen::Socket;
+pub use listen::{Listener, bind};
+
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A client that gives up many calls at once is not an attack yet.
+const RESET_STREAMS_PENDING_MAX: usize = 4096;
+/// Tokens and the like; what Go's server takes.
+const HEADER_BYTES_MAX: u32 = 1 << 20;
+/// How long a client that was told to go away may finish the calls it is in.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause after a failure to accept: mostly there are no descriptors left, and no event says when
+/// there are again.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Threads with a runtime each.
+#[derive(Debug)]
+pub struct Threads {
+    threads: Vec<Thread>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Thread {
+    runtime: Handle,
+    /// Dropped, it ends the thread.
+    running: oneshot::Sender<Infallible>,
+    join: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Starts `count` of them.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a runtime.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let threads = (0..count)
+            .map(Thread::start)
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self {
+            threads,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// The runtime whose turn it is.
+    pub fn next(&self) -> &Handle {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.threads[turn % self.threads.len()].runtime
+    }
+
+    /// Ends them; tasks are dropped where they wait.
+    pub fn stop(self) {
+        for thread in self.threads {
+            drop(thread.running);
+            let _ = thread.join.join();
+        }
+    }
+}
+
+impl Thread {
+    #[allow(clippy::disallowed_methods)] // Outside of simulation: there, services are called directly.
+    fn start(number: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, stopped) = oneshot::channel::<Infallible>();
+        let join = std::thread::Builder::new()
+            .name(format!("rpc-{number}"))
+            .spawn(move || {
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            runtime: handle,
+            running,
+            join,
+        })
+    }
+}
+
+/// What a listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// gRPC and plain HTTP.
+    All,
+    /// gRPC alone.
+    Grpc,
+    /// Plain HTTP alone.
+    Http(Paths),
+}
+
+/// What is served, the same on every listener.
+#[derive(Clone)]
+pub struct Services {
+    /// The gRPC services.
+    pub routes: Routes,
+    /// Counts calls.
+    pub calls: Calls,
+    /// Plain HTTP.
+    pub http: Http,
+    /// Calls that take longer are logged.
+    pub slow_call: Option<Duration>,
+}
+
+/// Listeners at work.
+#[derive(Debug)]
+pub struct Server {
+    closing: watch::Sender<bool>,
+    /// Ends when the last connection has ended.
+    connections: mpsc::Receiver<Infallible>,
+}
+
+impl Server {
+    /// Starts accepting on `listeners`.
+    ///
+    /// # Errors
+    /// A listener cannot be registered with its runtime.
+    pub fn start(
+        listeners: Vec<(Listener, Protocols)>,
+        services: &Services,
+        config: &Config,
+        threads: &Arc<Threads>,
+    ) -> io::Result<Self> {
+        let (closing, _) = watch::channel(false);
+        let (alive, connections) = mpsc::channel(1);
+        let connection_builder = Arc::new(connection_builder(config));
+        for (listener, protocols) in listeners {
+            let door = Door {
+                protocols,
+                services: services.clone(),
+                builder: Arc::clone(&connection_builder),
+                closing: closing.subscribe(),
+                alive: alive.clone(),
+            };
+            let runtime = threads.next();
+            let listener = {
+                let _context = runtime.enter();
+                listener.register()?
+            };
+            runtime.spawn(accept(listener, door, Arc::clone(threads)));
+        }
+        Ok(Self {
+            closing,
+            connections,
+        })
+    }
+
+    /// Stops accepting, tells clients to go elsewhere, and waits a moment for the calls they are in.
+    pub async fn stop(mut self) {
+        self.closing.send_replace(true);
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.connections.recv())
+            .await
+            .is_err()
+        {
+            tracing::info!("closing connections with calls still in progress");
+        }
+    }
+}
+
+fn connection_builder(config: &Config) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_pending_accept_reset_streams(RESET_STREAMS_PENDING_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(config.grpc_keepalive_interval)
+        .keep_alive_timeout(config.grpc_keepalive_timeout);
+    builder
+}
+
+/// What every connection of a listener is given.
+#[derive(Clone)]
+struct Door {
+    protocols: Protocols,
+    services: Services,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    closing: watch::Receiver<bool>,
+    alive: mpsc::Sender<Infallible>,
+}
+
+async fn accept(listener: listen::Registered, door: Door, threads: Arc<Threads>) {
+    let mut closing = door.closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|is_closing| *is_closing) => return,
+        };
+        match accepted {
+            Ok(socket) => {
+                threads.next().spawn(welcome(socket, door.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes over a socket on the thread that will serve it.
+async fn welcome(socket: Socket, door: Door) {
+    let served = match socket {
+        Socket::Tcp(socket) => match tokio::net::TcpStream::from_std(socket) {
+            Ok(stream) => serve(stream, door).await,
+            Err(error) => Err(error.into()),
+        },
+        Socket::Unix(socket) => match tokio::net::UnixStream::from_std(socket) {
+            Ok(stream) => serve(stream, door).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(error, "a connection ended with an error");
+    }
+}
+
+async fn serve<S>(stream: S, door: Door) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Door {
+        protocols,
+        services,
+        builder,
+        mut closing,
+        alive: _alive,
+    } = door;
+    let service = service_fn(move |request| {
+        let services = services.clone();
+        async move { Ok::<_, Infallible>(answer(protocols, services, request).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        _ = closing.wait_for(|is_closing| *is_closing) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn answer(
+    protocols: Protocols,
+    services: Services,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (paths, is_grpc_served) = match protocols {
+        Protocols::All => (Some(Paths::Client), true),
+        Protocols::Grpc => (None, true),
+        Protocols::Http(paths) => (Some(paths), false),
+    };
+    if is_grpc_served && is_grpc(&request) {
+        let answer = grpc::answer(services, request).await;
+        return answer.map(Body::Grpc);
+    }
+    match paths {
+        Some(paths) => {
+            let (request, _) = request.into_parts();
+            let Ok(answer) = services.http.answer(paths, &request).await;
+            answer.map(Body::Http)
+        }
+        None => {
+            let mut answer = Response::new(Body::Http(Full::default()));
+            *answer.status_mut() = http::StatusCode::NOT_FOUND;
+            answer
+        }
+    }
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_2
+        && request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The body of an answer.
+enum Body {
+    Grpc(grpc::Counted),
+    Http(Full<Bytes>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match self.get_mut() {
+            Self::Grpc(body) => Pin::new(body).poll_frame(context),
+            Self::Http(body) => Pin::new(body)
+                .poll_frame(context)
+                .map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Grpc(body) => body.is_end_stream(),
+            Self::Http(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Grpc(body) => body.size_hint(),
+            Self::Http(body) => body.size_hint(),
+        }
+    }
+}
+
+/// `name` in headers or trailers, if it is text.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests;
