@@ -175,7 +175,8 @@ async fn a_stream_its_caller_left_counts_as_canceled() {
     assert!(stream.message().await.unwrap().is_some());
     drop(stream);
     drop(client);
-    let metric = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"Watch\"";
+    let metric = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"Watch\",\
+                  grpc_service=\"grpc.health.v1.Health\"";
     let line = running.stop_and_read(metric).await;
     assert!(line.ends_with(" 1"), "{line}");
 }

@@ -24,6 +24,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file of a [`Disk`].
+#[allow(clippy::len_without_is_empty)] // No one asks whether a file of the log is empty.
 pub trait DiskFile: Send + 'static {
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
