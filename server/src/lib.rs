@@ -1,11 +1,20 @@
 //! Baton's server, as a library so that tests and the simulator can run it in-process.
 
+pub mod apply_loop;
+pub mod boot;
 pub mod config;
 pub mod core;
+pub mod flusher;
 pub mod http;
 pub mod lessor;
 pub mod logging;
 pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod raft;
+pub mod read;
 pub mod serve;
+pub mod sim;
 pub mod storage;
+pub mod waiters;
 pub mod watch;

@@ -57,6 +57,8 @@ pub struct Config {
 
     /// Members of a new cluster by name, with their peer URLs. Only used without data.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// `initial_cluster` was given, not derived from the other flags.
+    pub initial_cluster_given: bool,
     /// Whether a member without data starts a cluster or joins one.
     pub initial_cluster_state: InitialClusterState,
     /// Part of the ids of a new cluster.
@@ -406,6 +408,7 @@ fn resolve(settings: Settings) -> Result<Config, String> {
         initial_advertise_peer_urls,
         advertise_client_urls,
         initial_cluster,
+        initial_cluster_given: settings.is_given("initial-cluster"),
         initial_cluster_state,
         quota_backend_bytes,
         warnings,

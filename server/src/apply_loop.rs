@@ -1,0 +1,177 @@
+//! Applies committed entries, in this order for each batch:
+//!
+//! 1. apply every entry to the state, record its events in the ring, so that later entries can read the
+//!    values they replaced, and queue the changed rows for the state store;
+//! 2. publish the events to watchers;
+//! 3. hand effects to the lessor and the compactor;
+//! 4. answer those who proposed here.
+//!
+//! Publishing before answering means that a client which saw its write acknowledged finds the event
+//! under way on every watch of this member.
+
+use std::sync::Arc;
+
+use baton_proto::log::{self, Command};
+use baton_state_machine::{Applied, Effect, RevisionEvents, RowChange, State, Table};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::flusher::{AllRows, Flusher};
+use crate::waiters::{Outcome, Waiters};
+use crate::watch::{History, WatchHub};
+
+/// Row of the applied position in [`Table::Meta`]: an encoded `log::LogId`.
+pub const APPLIED_KEY: &[u8] = b"server/applied";
+/// Row of the last membership in [`Table::Meta`]: an encoded `log::StoredMembership`.
+pub const MEMBERSHIP_KEY: &[u8] = b"server/membership";
+
+/// What an entry holds.
+pub enum Payload {
+    /// Opens a term.
+    Blank,
+    /// An encoded [`Command`].
+    Command(Bytes),
+    /// A new membership.
+    Membership(log::Membership),
+}
+
+/// A committed entry.
+pub struct Entry {
+    /// Its place in the log.
+    pub id: log::LogId,
+    /// What it holds.
+    pub payload: Payload,
+}
+
+/// The one writer of the state.
+pub struct ApplyLoop {
+    /// This member.
+    pub member_id: u64,
+    /// The state. Written here only.
+    pub state: Arc<RwLock<State>>,
+    /// Recent events, and older values.
+    pub history: Arc<History>,
+    /// Where watchers are told.
+    pub hub: Arc<WatchHub>,
+    /// Where effects go.
+    pub effects: Box<dyn Fn(&[Effect]) + Send + Sync>,
+    /// Who waits for outcomes.
+    pub waiters: Arc<Waiters>,
+    /// Where rows go.
+    pub flusher: Flusher,
+    /// The last applied entry, told after each batch.
+    pub applied: watch::Sender<Option<log::LogId>>,
+    /// The membership as of the last applied entry.
+    pub membership: log::StoredMembership,
+}
+
+impl ApplyLoop {
+    /// Applies a batch of consecutive entries.
+    pub fn apply(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last().map(|e| e.id) else {
+            return;
+        };
+        let before = self.applied.borrow().map_or(0, |id| id.term);
+        let mut events: Vec<Arc<RevisionEvents>> = Vec::new();
+        let mut effects = Vec::new();
+        let mut rows: Vec<RowChange> = Vec::new();
+        let mut answers = Vec::new();
+        let shared = Arc::clone(&self.state);
+        let mut state = shared.write();
+        for entry in entries {
+            let mut applied = self.apply_one(&mut state, entry, &mut answers, &mut rows);
+            for revision in &applied.events {
+                self.history.ring().push(revision.clone());
+            }
+            events.append(&mut applied.events);
+            effects.append(&mut applied.effects);
+            rows.append(&mut applied.rows);
+        }
+        let revision = state.revision();
+        rows.push(meta_row(APPLIED_KEY, last.encode_to_vec()));
+        self.flusher.write(rows, Some(revision));
+        drop(state);
+
+        if !events.is_empty() {
+            self.hub.publish(&events);
+        }
+        if !effects.is_empty() {
+            (self.effects)(&effects);
+        }
+        self.applied.send_replace(Some(last));
+        for (id, outcome) in answers {
+            self.waiters.answer(id, outcome);
+        }
+        if last.term > before {
+            self.waiters.term_applied(last.term);
+        }
+    }
+
+    fn apply_one(
+        &mut self,
+        state: &mut State,
+        entry: Entry,
+        answers: &mut Vec<(u64, Outcome)>,
+        rows: &mut Vec<RowChange>,
+    ) -> Applied {
+        match entry.payload {
+            Payload::Blank => state.apply(entry.id.term, &Command::default(), &*self.history),
+            Payload::Command(bytes) => {
+                // What a leader proposed was encoded by a member; if it cannot be decoded all members
+                // skip it alike.
+                let command = Command::decode(bytes).unwrap_or_default();
+                let mut applied = state.apply(entry.id.term, &command, &*self.history);
+                if command.origin == self.member_id {
+                    answers.push((command.request_id, Outcome::of(&mut applied)));
+                }
+                applied
+            }
+            Payload::Membership(membership) => {
+                let applied = state.set_membership(&membership);
+                self.membership = log::StoredMembership {
+                    log_id: Some(entry.id),
+                    membership: Some(membership),
+                };
+                rows.push(meta_row(MEMBERSHIP_KEY, self.membership.encode_to_vec()));
+                applied
+            }
+        }
+    }
+
+    /// Takes over a snapshot: the state, the store and every position become the snapshot's.
+    ///
+    /// # Errors
+    /// If the rows make no state, or the store cannot be replaced.
+    pub async fn install(
+        &mut self,
+        last: log::LogId,
+        membership: log::StoredMembership,
+        rows: AllRows,
+    ) -> std::io::Result<()> {
+        let mut all = rows.iter().cloned();
+        let state = State::load(&mut all)
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
+        self.flusher.replace(rows).await?;
+        let revision = state.revision();
+        {
+            let mut current = self.state.write();
+            *current = state;
+            self.history.ring().reset(revision);
+        }
+        self.hub.reset(revision);
+        self.membership = membership;
+        self.applied.send_replace(Some(last));
+        self.waiters.snapshot_installed(last.term);
+        Ok(())
+    }
+}
+
+fn meta_row(key: &'static [u8], value: Vec<u8>) -> RowChange {
+    RowChange {
+        table: Table::Meta,
+        key: Bytes::from_static(key),
+        value: Some(value.into()),
+    }
+}

@@ -1,0 +1,232 @@
+//! From a configuration to a running member: whose data this is, the log, the state, the peer port.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::config::{self, Config};
+use crate::core::Identity;
+use crate::node::{Node, NodeOptions, Parts};
+use crate::peer::{self, GrpcNet};
+use crate::raft::RaftOptions;
+use crate::storage::log::{Driver, Log, LogOptions, OpenError};
+use crate::storage::{self, DataDir, DataDirError, FjallStore, StateError};
+
+/// What is refused by name, above the time an election may take.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// Why a member does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] config::Refusal),
+    /// The data directory is another's, or cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log is damaged or gone.
+    #[error("cannot open the log in {path}: {source}")]
+    Log {
+        /// Its directory.
+        path: String,
+        /// What is wrong.
+        source: OpenError,
+    },
+    /// The applied state cannot be opened, and that is not because it is damaged.
+    #[error("cannot open the applied state: {0}")]
+    State(#[source] StateError),
+    /// Joining a running cluster needs membership changes.
+    #[error(
+        "--initial-cluster-state=existing without data: this version cannot add members to a running cluster; start all members of a new cluster with --initial-cluster-state=new"
+    )]
+    CannotJoin,
+    /// The peer port is taken.
+    #[error("listen tcp {address}: bind: {source}")]
+    Listen {
+        /// Where it was to listen.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Log and state do not fit, or the state could not be rebuilt.
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// A member that runs, and the lock on its data.
+pub struct Member {
+    /// The member.
+    pub node: Node,
+    /// How it was started.
+    pub options: NodeOptions,
+    _data_dir: DataDir,
+}
+
+impl Member {
+    /// Stops the member; see [`Node::stop`].
+    pub async fn stop(self) {
+        self.node.stop().await;
+    }
+}
+
+/// Starts the member that `config` describes, in the runtime of the core.
+///
+/// `fatal` is called when the member can no longer keep its promises; the process must end then.
+///
+/// # Errors
+/// See [`BootError`].
+pub async fn start(
+    config: &Config,
+    fatal: Arc<dyn Fn(String) + Send + Sync>,
+) -> Result<Member, BootError> {
+    let mut data_dir = DataDir::open(&config.data_dir)?;
+    let found = data_dir.identity();
+    let bootstrap = config.bootstrap();
+    let configured = bootstrap.as_ref().ok().map(|b| storage::Identity {
+        cluster_id: b.cluster_id,
+        member_id: b.member_id,
+    });
+    // With data, etcd's rule: what describes a first start is not looked at again. But a cluster that
+    // is named outright and is another than the data's is a mistake worth stopping for.
+    let identity = match (found, configured) {
+        (None, _) => {
+            if config.initial_cluster_state == config::InitialClusterState::Existing {
+                return Err(BootError::CannotJoin);
+            }
+            let bootstrap = bootstrap.as_ref().map_err(Clone::clone)?;
+            storage::Identity {
+                cluster_id: bootstrap.cluster_id,
+                member_id: bootstrap.member_id,
+            }
+        }
+        (Some(found), Some(configured)) if config.initial_cluster_given => {
+            data_dir.claim(configured)?;
+            found
+        }
+        (Some(found), _) => found,
+    };
+    let listeners = listen(config).await?;
+
+    let on_fatal = Arc::clone(&fatal);
+    let options = LogOptions {
+        create: found.is_none(),
+        on_fatal: Box::new(move |error| on_fatal(format!("the log failed: {error}"))),
+        ..LogOptions::default()
+    };
+    let log =
+        Log::open(data_dir.log_disk(), options, Driver::Thread).map_err(|source| BootError::Log {
+            path: data_dir.path().join("member/log").display().to_string(),
+            source,
+        })?;
+    // The log exists before the directory is anyone's: a claimed directory without one has lost it.
+    data_dir.claim(identity)?;
+    let store = Arc::new(open_state(&data_dir)?);
+
+    let members: BTreeMap<u64, Vec<String>> = match &bootstrap {
+        Ok(b) => b
+            .members
+            .iter()
+            .map(|m| (m.id, m.peer_urls.clone()))
+            .collect(),
+        Err(_) => BTreeMap::new(),
+    };
+    let urls = config.advertise_client_urls.iter();
+    let options = NodeOptions {
+        identity: Identity {
+            member_id: identity.member_id,
+            cluster_id: identity.cluster_id,
+            request_timeout: REQUEST_TIME + 2 * config.election_timeout,
+            election_timeout: config.election_timeout,
+            request_bytes_max: config.max_request_bytes,
+        },
+        name: config.name.clone(),
+        client_urls: urls.map(|url| url.as_str().to_owned()).collect(),
+        version: config::ETCD_VERSION.to_owned(),
+        members,
+        raft: RaftOptions {
+            heartbeat_interval: config.heartbeat_interval,
+            election_timeout: config.election_timeout,
+            snapshot_count: config.snapshot_count,
+            catchup_entries: config.snapshot_catchup_entries,
+            seed: rand::random(),
+        },
+    };
+    let parts = Parts {
+        log,
+        store,
+        net: Arc::new(GrpcNet::default()),
+        drive: Box::new(drive_flusher),
+        fatal,
+    };
+    let node = Node::start(options.clone(), parts)
+        .await
+        .map_err(BootError::Start)?;
+    for listener in listeners {
+        let routes = peer::serve(node.acceptor().clone().into_accept());
+        let serve = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(16 << 20)
+            .add_routes(routes)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the peer port closed");
+            }
+        });
+    }
+    Ok(Member {
+        node,
+        options,
+        _data_dir: data_dir,
+    })
+}
+
+/// A damaged state is discarded: it is rebuilt from the log, or from another member.
+fn open_state(data_dir: &DataDir) -> Result<FjallStore, BootError> {
+    match data_dir.open_state() {
+        Ok(store) => Ok(store),
+        Err(error @ StateError::Damaged { .. }) => {
+            tracing::warn!(%error, "the applied state is damaged; rebuilding it");
+            data_dir.discard_state().map_err(BootError::Start)?;
+            data_dir.open_state().map_err(BootError::State)
+        }
+        Err(error) => Err(BootError::State(error)),
+    }
+}
+
+async fn listen(config: &Config) -> Result<Vec<tokio::net::TcpListener>, BootError> {
+    let mut listeners = Vec::new();
+    for url in &config.listen_peer_urls {
+        let address = url.address();
+        let bound = tokio::net::TcpListener::bind(address).await;
+        listeners.push(bound.map_err(|source| BootError::Listen {
+            address: address.to_owned(),
+            source,
+        })?);
+    }
+    Ok(listeners)
+}
+
+/// The state store's writes block, so they have a thread.
+#[allow(clippy::disallowed_methods, reason = "the real driver of the flusher")]
+fn drive_flusher(work: crate::flusher::Work) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(work.run()),
+            Err(error) => tracing::error!(%error, "cannot start the state flusher"),
+        }
+    };
+    let spawned = std::thread::Builder::new()
+        .name("flush".into())
+        .spawn(run);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start the state flusher");
+    }
+}

@@ -1,0 +1,341 @@
+//! A cluster of five in one thread, from a seed, through partitions and crashes that drop what was not
+//! synced: nothing acknowledged is lost, all members agree, and the same seed gives the same trace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_proto::etcdserverpb::{PutRequest, RangeRequest};
+use baton_proto::log::command::Op;
+use baton_state_machine::Response;
+use batond::core::{Core, Identity};
+use batond::node::{Node, NodeOptions, Parts};
+use batond::raft::{RaftOptions, seeded};
+use batond::sim::SimNet;
+use batond::storage::log::{Driver, Log, LogOptions};
+use batond::storage::{MemStore, SimDisk};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+const MEMBERS: u64 = 5;
+const CLIENTS: u64 = 8;
+const ELECTION: Duration = Duration::from_millis(1000);
+
+/// What survives a crash of a member, and the member while it runs.
+struct Member {
+    disk: SimDisk,
+    store: MemStore,
+    node: Option<Node>,
+}
+
+struct Cluster {
+    seed: u64,
+    net: SimNet,
+    members: Mutex<BTreeMap<u64, Member>>,
+    starts: Mutex<u64>,
+}
+
+impl Cluster {
+    async fn start(seed: u64) -> Arc<Self> {
+        let delay = (Duration::from_micros(200), Duration::from_millis(5));
+        let cluster = Arc::new(Self {
+            seed,
+            net: SimNet::new(seed, delay),
+            members: Mutex::default(),
+            starts: Mutex::new(0),
+        });
+        for id in 1..=MEMBERS {
+            let member = Member {
+                disk: SimDisk::new(seed.wrapping_mul(31) + id),
+                store: MemStore::new(),
+                node: None,
+            };
+            cluster.members.lock().insert(id, member);
+        }
+        for id in 1..=MEMBERS {
+            cluster.start_member(id).await;
+        }
+        cluster
+    }
+
+    async fn start_member(&self, id: u64) {
+        let start = {
+            let mut starts = self.starts.lock();
+            *starts += 1;
+            *starts
+        };
+        let (disk, store) = {
+            let members = self.members.lock();
+            (members[&id].disk.clone(), members[&id].store.clone())
+        };
+        self.net.note(("start", id));
+        let seed = (self.seed ^ (id << 32)).wrapping_add(start);
+        let net = self.net.clone();
+        let delays = net.clone();
+        let driver = Driver::Task {
+            sync_delay: Box::new(move || Duration::from_micros(delays.draw(50..4000))),
+        };
+        let options = LogOptions {
+            segment_bytes: 64 << 10,
+            ..LogOptions::default()
+        };
+        let log = Log::open(disk, options, driver).expect("a log whose synced part is whole opens");
+        let members = (1..=MEMBERS).map(|id| (id, vec![format!("sim://{id}")]));
+        let options = NodeOptions {
+            identity: Identity {
+                member_id: id,
+                cluster_id: 7,
+                request_timeout: Duration::from_secs(7),
+                election_timeout: ELECTION,
+                request_bytes_max: 1 << 20,
+            },
+            name: format!("m{id}"),
+            client_urls: vec![],
+            version: "3.6.14".into(),
+            members: members.collect(),
+            raft: RaftOptions {
+                heartbeat_interval: ELECTION / 10,
+                election_timeout: ELECTION,
+                snapshot_count: 200,
+                catchup_entries: 50,
+                seed,
+            },
+        };
+        let parts = Parts {
+            log,
+            store: Arc::new(store),
+            net: Arc::new(net.clone()),
+            drive: Box::new(|work| {
+                tokio::spawn(work.run());
+            }),
+            fatal: Arc::new(|_| {}),
+        };
+        let node = seeded(seed, Node::start(options, parts))
+            .await
+            .expect("a member whose synced data is whole starts");
+        self.net.join(id, node.acceptor().clone().into_accept());
+        self.members.lock().get_mut(&id).unwrap().node = Some(node);
+    }
+
+    /// The power of one member fails.
+    async fn crash(&self, id: u64) {
+        self.net.note(("crash", id));
+        self.net.leave(id);
+        let node = {
+            let mut members = self.members.lock();
+            let member = members.get_mut(&id).unwrap();
+            member.disk.crash();
+            let batches = member.store.unsynced() as u64;
+            let kept = self.net.draw(0..batches + 1);
+            member.store.crash(usize::try_from(kept).unwrap());
+            member.node.take()
+        };
+        if let Some(node) = node {
+            node.kill().await;
+        }
+    }
+
+    fn cores(&self) -> Vec<(u64, Core)> {
+        let members = self.members.lock();
+        members
+            .iter()
+            .filter_map(|(id, m)| Some((*id, m.node.as_ref()?.core().clone())))
+            .collect()
+    }
+
+    fn core(&self, id: u64) -> Option<Core> {
+        let members = self.members.lock();
+        Some(members[&id].node.as_ref()?.core().clone())
+    }
+}
+
+/// Acknowledged writes: key and the revision the answer named.
+type Acknowledged = Arc<Mutex<BTreeMap<String, i64>>>;
+
+async fn write_forever(cluster: Arc<Cluster>, client: u64, acknowledged: Acknowledged) {
+    for n in 0.. {
+        let member = cluster.net.draw(1..MEMBERS + 1);
+        if let Some(core) = cluster.core(member) {
+            let key = format!("{client}/{n}");
+            let put = PutRequest {
+                key: key.clone().into(),
+                value: vec![b'x'; usize::try_from(cluster.net.draw(1..400)).unwrap()].into(),
+                ..PutRequest::default()
+            };
+            if let Ok(committed) = core.propose(Op::Put(put)).await {
+                assert!(matches!(committed.response, Response::Put(_)));
+                cluster.net.note(("acknowledged", &key, committed.revision));
+                acknowledged.lock().insert(key, committed.revision);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(cluster.net.draw(1..20))).await;
+    }
+}
+
+/// Faults until `end`: cuts of every shape, and crashes of up to two members at once.
+async fn disturb(cluster: &Cluster, end: Instant) {
+    while Instant::now() < end {
+        let net = &cluster.net;
+        let pause = Duration::from_millis(net.draw(200..2500));
+        match net.draw(0..5) {
+            0 => {
+                let alone = net.draw(1..MEMBERS + 1);
+                net.note(("isolate", alone));
+                net.cut(|a, b| a == alone || b == alone);
+                tokio::time::sleep(pause).await;
+            }
+            1 => {
+                let side = net.draw(1..1 << MEMBERS);
+                net.note(("split", side));
+                net.cut(|a, b| (side >> (a - 1)) & 1 != (side >> (b - 1)) & 1);
+                tokio::time::sleep(pause).await;
+            }
+            2 => {
+                let deaf = net.draw(1..MEMBERS + 1);
+                net.note(("deaf", deaf));
+                net.cut(|_, b| b == deaf);
+                tokio::time::sleep(pause).await;
+            }
+            3 => {
+                let victim = net.draw(1..MEMBERS + 1);
+                cluster.crash(victim).await;
+                tokio::time::sleep(pause).await;
+                cluster.start_member(victim).await;
+            }
+            _ => {
+                let first = net.draw(1..MEMBERS + 1);
+                let second = first % MEMBERS + 1;
+                cluster.crash(first).await;
+                cluster.crash(second).await;
+                tokio::time::sleep(pause).await;
+                cluster.start_member(first).await;
+                cluster.start_member(second).await;
+            }
+        }
+        cluster.net.cut(|_, _| false);
+        tokio::time::sleep(Duration::from_millis(cluster.net.draw(200..1500))).await;
+    }
+}
+
+fn all_keys(core: &Core) -> BTreeMap<String, i64> {
+    let request = RangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        ..RangeRequest::default()
+    };
+    let state = core.state().read();
+    let mut scan = state.begin_range(&request).unwrap();
+    while !scan.step(&state, 1000) {}
+    let response = scan.finish(&core.history().view());
+    response
+        .kvs
+        .iter()
+        .map(|kv| {
+            let key = String::from_utf8(kv.key.to_vec()).unwrap();
+            (key, kv.mod_revision)
+        })
+        .collect()
+}
+
+fn hash(core: &Core, revision: i64) -> u32 {
+    let state = core.state().read();
+    let mut scan = state.begin_hash(revision).unwrap();
+    while !scan.step(&state, 1000) {}
+    scan.finish(&core.history().view()).hash
+}
+
+#[derive(Debug, PartialEq)]
+struct Run {
+    trace: (u64, u64),
+    acknowledged: usize,
+    revision: i64,
+    hash: u32,
+}
+
+/// One run: faults for a while, then peace, then judgement.
+async fn campaign(seed: u64, faults: Duration) -> Run {
+    let cluster = Cluster::start(seed).await;
+    let acknowledged = Acknowledged::default();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let write = write_forever(cluster.clone(), client, acknowledged.clone());
+            tokio::spawn(seeded(seed ^ (client + 1), write))
+        })
+        .collect();
+    disturb(&cluster, Instant::now() + faults).await;
+    for client in clients {
+        client.abort();
+        let _ = client.await;
+    }
+
+    // Peace: every member must come to know everything.
+    let cores = cluster.cores();
+    assert_eq!(
+        cores.len() as u64,
+        MEMBERS,
+        "every member runs in the end"
+    );
+    for (id, core) in &cores {
+        let barrier = tokio::time::timeout(Duration::from_secs(30), async {
+            while core.read_barrier().await.is_err() {}
+        });
+        assert!(
+            barrier.await.is_ok(),
+            "member {id} serves reads once the faults are over"
+        );
+    }
+    let acknowledged = std::mem::take(&mut *acknowledged.lock());
+    let revision = cores[0].1.state().read().revision();
+    let first_hash = hash(&cores[0].1, revision);
+    for (id, core) in &cores {
+        let found = all_keys(core);
+        for (key, revision) in &acknowledged {
+            assert_eq!(
+                found.get(key),
+                Some(revision),
+                "member {id} has what was acknowledged under {key}"
+            );
+        }
+        let at = core.state().read().revision();
+        assert_eq!(at, revision, "revision of member {id}");
+        assert_eq!(hash(core, revision), first_hash, "hash of member {id}");
+    }
+    let mut revisions: Vec<i64> = acknowledged.values().copied().collect();
+    revisions.sort_unstable();
+    revisions.dedup();
+    assert_eq!(
+        revisions.len(),
+        acknowledged.len(),
+        "no revision was given twice"
+    );
+    Run {
+        trace: cluster.net.trace(),
+        acknowledged: acknowledged.len(),
+        revision,
+        hash: first_hash,
+    }
+}
+
+fn run(seed: u64, faults: Duration) -> Run {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()
+        .unwrap();
+    runtime.block_on(seeded(seed, campaign(seed, faults)))
+}
+
+#[test]
+fn five_members_lose_nothing_through_partitions_and_crashes_and_one_seed_gives_one_trace() {
+    for seed in [1, 2, 3] {
+        let faults = Duration::from_secs(30);
+        let first = run(seed, faults);
+        assert!(
+            first.acknowledged > 500,
+            "seed {seed} acknowledged too little: {first:?}"
+        );
+        let second = run(seed, faults);
+        assert_eq!(first, second, "seed {seed} gives the same trace twice");
+    }
+}
