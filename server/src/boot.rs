@@ -151,6 +151,7 @@ pub async fn start(
             election_timeout: config.election_timeout,
             snapshot_count: config.snapshot_count,
             catchup_entries: config.snapshot_catchup_entries,
+            #[allow(clippy::disallowed_methods)] // The one draw that is not replayed.
             seed: rand::random(),
         },
     };

@@ -1,4 +1,4 @@
-//! The listeners for clients: gRPC and plain HTTP on one port, over HTTP/1.1 and HTTP/2.
+//! Listeners: gRPC and plain HTTP on one port, over HTTP/1.1 and HTTP/2.
 //!
 //! Every connection is served by one of a few threads, each with a runtime of its own, so that
 //! the calls of a connection never move between cores. This module knows bytes, paths and status
@@ -47,11 +47,38 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// there are again.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Runtimes that take turns at serving connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    handles: Arc<[Handle]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Runtimes {
+    fn new(handles: Vec<Handle>) -> Self {
+        Self {
+            handles: handles.into(),
+            next: Arc::default(),
+        }
+    }
+
+    /// Just this one.
+    pub fn one(handle: Handle) -> Self {
+        Self::new(vec![handle])
+    }
+
+    /// The one whose turn it is.
+    fn next(&self) -> &Handle {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.handles[turn % self.handles.len()]
+    }
+}
+
 /// Threads with a runtime each.
 #[derive(Debug)]
 pub struct Threads {
     threads: Vec<Thread>,
-    next: AtomicUsize,
+    runtimes: Runtimes,
 }
 
 #[derive(Debug)]
@@ -63,24 +90,24 @@ struct Thread {
 }
 
 impl Threads {
-    /// Starts `count` of them.
+    /// Starts `count` of them, at least one.
     ///
     /// # Errors
     /// The system refuses a thread or a runtime.
     pub fn start(count: usize) -> io::Result<Self> {
-        let threads = (0..count)
+        let threads = (0..count.max(1))
             .map(Thread::start)
             .collect::<io::Result<Vec<_>>>()?;
+        let handles = threads.iter().map(|thread| thread.runtime.clone());
         Ok(Self {
+            runtimes: Runtimes::new(handles.collect()),
             threads,
-            next: AtomicUsize::new(0),
         })
     }
 
-    /// The runtime whose turn it is.
-    pub fn next(&self) -> &Handle {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        &self.threads[turn % self.threads.len()].runtime
+    /// Their runtimes.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.runtimes
     }
 
     /// Ends them; tasks are dropped where they wait.
@@ -116,7 +143,7 @@ impl Thread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocols {
     /// gRPC and plain HTTP.
-    All,
+    All(Paths),
     /// gRPC alone.
     Grpc,
     /// Plain HTTP alone.
@@ -153,7 +180,7 @@ impl Server {
         listeners: Vec<(Listener, Protocols)>,
         services: &Services,
         config: &Config,
-        threads: &Arc<Threads>,
+        runtimes: &Runtimes,
     ) -> io::Result<Self> {
         let (closing, _) = watch::channel(false);
         let (alive, connections) = mpsc::channel(1);
@@ -166,12 +193,12 @@ impl Server {
                 closing: closing.subscribe(),
                 alive: alive.clone(),
             };
-            let runtime = threads.next();
+            let runtime = runtimes.next();
             let listener = {
                 let _context = runtime.enter();
                 listener.register()?
             };
-            runtime.spawn(accept(listener, door, Arc::clone(threads)));
+            runtime.spawn(accept(listener, door, runtimes.clone()));
         }
         Ok(Self {
             closing,
@@ -217,7 +244,7 @@ struct Door {
     alive: mpsc::Sender<Infallible>,
 }
 
-async fn accept(listener: listen::Registered, door: Door, threads: Arc<Threads>) {
+async fn accept(listener: listen::Registered, door: Door, runtimes: Runtimes) {
     let mut closing = door.closing.clone();
     loop {
         let accepted = tokio::select! {
@@ -226,7 +253,7 @@ async fn accept(listener: listen::Registered, door: Door, threads: Arc<Threads>)
         };
         match accepted {
             Ok(socket) => {
-                threads.next().spawn(welcome(socket, door.clone()));
+                runtimes.next().spawn(welcome(socket, door.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -283,7 +310,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (paths, is_grpc_served) = match protocols {
-        Protocols::All => (Some(Paths::Client), true),
+        Protocols::All(paths) => (Some(paths), true),
         Protocols::Grpc => (None, true),
         Protocols::Http(paths) => (Some(paths), false),
     };

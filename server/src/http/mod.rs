@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use baton_proto::etcdserverpb::Member;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Response, StatusCode, request};
@@ -29,6 +30,8 @@ pub struct Probe {
     pub local_read: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Waits until everything committed so far is applied here; an error if that fails.
     pub linearizable_read: Box<dyn Fn() -> ReadFuture + Send + Sync>,
+    /// The members of the cluster.
+    pub members: Box<dyn Fn() -> Vec<Member> + Send + Sync>,
 }
 
 /// A read in progress.
@@ -41,6 +44,8 @@ pub enum Paths {
     Client,
     /// Metrics and health checks, to anyone.
     Monitoring,
+    /// Version and members, to anyone who could be one.
+    Peer,
 }
 
 /// Answers plain HTTP requests. Cheap to clone.
@@ -81,7 +86,7 @@ impl Http {
         paths: Paths,
         request: &request::Parts,
     ) -> Result<Answer, Infallible> {
-        if paths == Paths::Monitoring {
+        if paths != Paths::Client {
             return Ok(self.route(paths, request).await);
         }
         let access = &self.shared.access;
@@ -98,18 +103,21 @@ impl Http {
     }
 
     async fn route(&self, paths: Paths, request: &request::Parts) -> Answer {
-        let path = request.uri.path();
         let probe = &self.shared.probe;
-        match path {
-            "/health" => get(request, health::health(probe, request)).await,
-            "/livez" => get(request, health::checks(probe, Check::LIVEZ, request)).await,
-            "/readyz" => get(request, health::checks(probe, Check::READYZ, request)).await,
-            "/metrics" => get(request, async { self.metrics() }).await,
-            "/version" if paths == Paths::Client => get(request, async { self.version() }).await,
-            "/debug/vars" if paths == Paths::Client => get(request, async { self.vars() }).await,
-            _ => match sub_check(path) {
+        match (paths, request.uri.path()) {
+            (Paths::Client | Paths::Peer, "/version") => {
+                get(request, async { self.version() }).await
+            }
+            (Paths::Client, "/debug/vars") => get(request, async { self.vars() }).await,
+            (Paths::Peer, "/members") => get(request, async { self.members() }).await,
+            (Paths::Peer, _) => not_found(),
+            (_, "/health") => get(request, health::health(probe, request)).await,
+            (_, "/livez") => get(request, health::checks(probe, Check::LIVEZ, request)).await,
+            (_, "/readyz") => get(request, health::checks(probe, Check::READYZ, request)).await,
+            (_, "/metrics") => get(request, async { self.metrics() }).await,
+            (_, path) => match sub_check(path) {
                 Some(check) => get(request, health::checks(probe, check, request)).await,
-                None => error(StatusCode::NOT_FOUND, "404 page not found"),
+                None => not_found(),
             },
         }
     }
@@ -134,6 +142,22 @@ impl Http {
         json(format!(
             "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
         ))
+    }
+
+    fn members(&self) -> Answer {
+        let members = (self.shared.probe.members)();
+        let members: Vec<_> = members
+            .iter()
+            .map(|member| {
+                serde_json::json!({
+                    "id": member.id,
+                    "peerURLs": member.peer_ur_ls,
+                    "name": member.name,
+                    "clientURLs": member.client_ur_ls,
+                })
+            })
+            .collect();
+        json(serde_json::Value::from(members).to_string() + "\n")
     }
 
     /// What Go programs publish there, as far as it is not about Go.
@@ -188,6 +212,10 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 
 fn json(body: String) -> Answer {
     answer(StatusCode::OK, "application/json", body)
+}
+
+fn not_found() -> Answer {
+    error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 /// As Go's `http.Error`: a line, and no guessing at its type.

@@ -5,7 +5,7 @@ use super::*;
 use crate::metrics::Facts;
 
 /// A member in good health; tests make it ill.
-struct Member {
+struct Subject {
     facts: Facts,
     local_read: Result<(), String>,
     linearizable_read: Result<(), String>,
@@ -13,7 +13,7 @@ struct Member {
     hosts: Vec<String>,
 }
 
-impl Member {
+impl Subject {
     fn healthy() -> Self {
         Self {
             facts: Facts {
@@ -36,6 +36,14 @@ impl Member {
     }
 
     async fn send(&self, request: http::request::Builder) -> (http::response::Parts, String) {
+        self.send_to(Paths::Client, request).await
+    }
+
+    async fn send_to(
+        &self,
+        paths: Paths,
+        request: http::request::Builder,
+    ) -> (http::response::Parts, String) {
         let (facts, local, linearizable) = (
             self.facts.clone(),
             self.local_read.clone(),
@@ -48,11 +56,19 @@ impl Member {
                 let result = linearizable.clone();
                 Box::pin(async move { result })
             }),
+            members: Box::new(|| {
+                vec![Member {
+                    id: 1,
+                    name: "a".to_owned(),
+                    peer_ur_ls: vec!["http://a:1".to_owned()],
+                    ..Member::default()
+                }]
+            }),
         };
         let (_, metrics) = Metrics::local();
         let http = Http::new(probe, metrics, self.cors.clone(), self.hosts.clone());
         let (request, ()) = request.body(()).unwrap().into_parts();
-        let answer = http.answer(Paths::Client, &request).await.unwrap();
+        let answer = http.answer(paths, &request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts, String::from_utf8(body.to_vec()).unwrap())
@@ -66,7 +82,7 @@ impl Member {
 
 #[tokio::test]
 async fn a_healthy_member_says_so() {
-    let (parts, body) = Member::healthy().send(Request::get("/health")).await;
+    let (parts, body) = Subject::healthy().send(Request::get("/health")).await;
     assert_eq!(parts.status, 200);
     assert_eq!(body, r#"{"health":"true","reason":""}"#);
     assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
@@ -74,13 +90,13 @@ async fn a_healthy_member_says_so() {
 
 #[tokio::test]
 async fn health_fails_with_the_first_reason() {
-    let mut no_leader = Member::healthy();
+    let mut no_leader = Subject::healthy();
     no_leader.facts.leader = 0;
-    let mut no_read = Member::healthy();
+    let mut no_read = Subject::healthy();
     no_read.linearizable_read = Err("etcdserver: leader changed".to_owned());
     for (member, reason) in [
-        (Member::with_alarm("NOSPACE"), "ALARM NOSPACE"),
-        (Member::with_alarm("CORRUPT"), "ALARM CORRUPT"),
+        (Subject::with_alarm("NOSPACE"), "ALARM NOSPACE"),
+        (Subject::with_alarm("CORRUPT"), "ALARM CORRUPT"),
         (no_leader, "RAFT NO LEADER"),
         (no_read, "RANGE ERROR:etcdserver: leader changed"),
     ] {
@@ -96,12 +112,12 @@ async fn health_fails_with_the_first_reason() {
 #[tokio::test]
 async fn health_ignores_alarms_it_is_told_to_ignore() {
     let path = "/health?exclude=CORRUPT&exclude=NOSPACE";
-    assert_eq!(Member::with_alarm("NOSPACE").get(path).await.0, 200);
+    assert_eq!(Subject::with_alarm("NOSPACE").get(path).await.0, 200);
 }
 
 #[tokio::test]
 async fn serializable_health_needs_no_leader() {
-    let mut member = Member::healthy();
+    let mut member = Subject::healthy();
     member.facts.leader = 0;
     member.linearizable_read = Err("no".to_owned());
     assert_eq!(member.get("/health?serializable=true").await.0, 200);
@@ -109,14 +125,14 @@ async fn serializable_health_needs_no_leader() {
 
 #[tokio::test]
 async fn a_full_store_is_alive_and_ready() {
-    let member = Member::with_alarm("NOSPACE");
+    let member = Subject::with_alarm("NOSPACE");
     assert_eq!(member.get("/livez").await, (200, "ok\n".to_owned()));
     assert_eq!(member.get("/readyz").await, (200, "ok\n".to_owned()));
 }
 
 #[tokio::test]
 async fn verbose_checks_name_each_one() {
-    let (status, body) = Member::healthy().get("/livez?verbose").await;
+    let (status, body) = Subject::healthy().get("/livez?verbose").await;
     assert_eq!(
         (status, body.as_str()),
         (200, "[+]serializable_read ok\nok\n")
@@ -125,7 +141,7 @@ async fn verbose_checks_name_each_one() {
 
 #[tokio::test]
 async fn a_failed_check_says_why_and_the_others_are_shown_with_it() {
-    let member = Member::with_alarm("CORRUPT");
+    let member = Subject::with_alarm("CORRUPT");
     let (parts, body) = member.send(Request::get("/readyz")).await;
     assert_eq!(parts.status, 503);
     assert_eq!(parts.headers["x-content-type-options"], "nosniff");
@@ -135,14 +151,14 @@ async fn a_failed_check_says_why_and_the_others_are_shown_with_it() {
 
 #[tokio::test]
 async fn excluded_checks_are_not_made() {
-    let member = Member::with_alarm("CORRUPT");
+    let member = Subject::with_alarm("CORRUPT");
     let path = "/readyz?exclude=data_corruption&exclude=nonsense";
     assert_eq!(member.get(path).await.0, 200);
 }
 
 #[tokio::test]
 async fn each_check_can_be_asked_for_alone() {
-    let mut learner = Member::healthy();
+    let mut learner = Subject::healthy();
     learner.facts.is_learner = true;
     assert_eq!(learner.get("/readyz/non_learner").await.0, 503);
     assert_eq!(learner.get("/readyz/serializable_read").await.0, 200);
@@ -152,7 +168,7 @@ async fn each_check_can_be_asked_for_alone() {
 
 #[tokio::test]
 async fn the_version_is_that_of_the_etcd_it_stands_in_for() {
-    let (parts, body) = Member::healthy().send(Request::get("/version")).await;
+    let (parts, body) = Subject::healthy().send(Request::get("/version")).await;
     assert_eq!(parts.headers["content-type"], "application/json");
     assert_eq!(
         body,
@@ -162,7 +178,7 @@ async fn the_version_is_that_of_the_etcd_it_stands_in_for() {
 
 #[tokio::test]
 async fn a_cluster_that_never_had_a_leader_has_no_version() {
-    let mut member = Member::healthy();
+    let mut member = Subject::healthy();
     member.facts.is_cluster_version_known = false;
     let (_, body) = member.get("/version").await;
     assert!(body.contains(r#""etcdcluster":"not_decided","storage":"unknown""#));
@@ -178,7 +194,7 @@ async fn other_methods_than_get_are_refused() {
         "/metrics",
         "/debug/vars",
     ] {
-        let (parts, body) = Member::healthy().send(Request::post(path)).await;
+        let (parts, body) = Subject::healthy().send(Request::post(path)).await;
         assert_eq!(parts.status, 405, "{path}");
         assert_eq!(parts.headers["allow"], "GET");
         assert_eq!(body, "Method Not Allowed\n");
@@ -187,20 +203,20 @@ async fn other_methods_than_get_are_refused() {
 
 #[tokio::test]
 async fn an_unknown_path_is_not_found() {
-    let (status, body) = Member::healthy().get("/v2/keys").await;
+    let (status, body) = Subject::healthy().get("/v2/keys").await;
     assert_eq!((status, body.as_str()), (404, "404 page not found\n"));
 }
 
 #[tokio::test]
 async fn vars_are_json() {
-    let (_, body) = Member::healthy().get("/debug/vars").await;
+    let (_, body) = Subject::healthy().get("/debug/vars").await;
     let vars: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(vars["raft.status"]["raftState"], "StateLeader");
 }
 
 #[tokio::test]
 async fn any_origin_may_ask_unless_some_are_named() {
-    let mut member = Member::healthy();
+    let mut member = Subject::healthy();
     let from = |origin| Request::options("/version").header("origin", origin);
     let (parts, _) = member.send(from("http://a")).await;
     assert_eq!(parts.status, 200);
@@ -214,11 +230,24 @@ async fn any_origin_may_ask_unless_some_are_named() {
 
 #[tokio::test]
 async fn a_host_that_is_not_listed_is_turned_away() {
-    let mut member = Member::healthy();
+    let mut member = Subject::healthy();
     member.hosts = vec!["localhost".to_owned()];
     let to = |host| Request::get("/version").header("host", host);
     assert_eq!(member.send(to("localhost:2379")).await.0.status, 200);
     let (parts, body) = member.send(to("evil.example:2379")).await;
     assert_eq!(parts.status, 421);
     assert!(body.contains("CVE-2018-5702"));
+}
+
+#[tokio::test]
+async fn the_port_for_members_tells_who_they_are_and_nothing_of_clients() {
+    let subject = Subject::healthy();
+    let get = |path| subject.send_to(Paths::Peer, Request::get(path));
+    let (_, body) = get("/members").await;
+    assert_eq!(
+        body,
+        "[{\"clientURLs\":[],\"id\":1,\"name\":\"a\",\"peerURLs\":[\"http://a:1\"]}]\n"
+    );
+    assert_eq!(get("/version").await.0.status, 200);
+    assert_eq!(get("/metrics").await.0.status, 404);
 }

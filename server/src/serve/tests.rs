@@ -17,7 +17,7 @@ use crate::metrics::{Facts, Metrics};
 struct Running {
     address: String,
     server: Server,
-    threads: Arc<Threads>,
+    threads: Threads,
     metrics: Metrics,
 }
 
@@ -36,6 +36,7 @@ fn probe() -> Probe {
         }),
         local_read: Box::new(|| Ok(())),
         linearizable_read: Box::new(|| Box::pin(async { Ok(()) })),
+        members: Box::new(Vec::new),
     }
 }
 
@@ -54,9 +55,9 @@ async fn start(url: &str, protocols: Protocols) -> Running {
     };
     let listener = bind(&Url::parse(url).unwrap(), false).unwrap();
     let address = listener.address().unwrap();
-    let threads = Arc::new(Threads::start(2).unwrap());
+    let threads = Threads::start(2).unwrap();
     let listeners = vec![(listener, protocols)];
-    let server = Server::start(listeners, &services, &config(), &threads).unwrap();
+    let server = Server::start(listeners, &services, &config(), threads.runtimes()).unwrap();
     Running {
         address,
         server,
@@ -107,7 +108,7 @@ fn question(service: &str) -> HealthCheckRequest {
 
 #[tokio::test]
 async fn one_port_answers_grpc_and_plain_http() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let answer = running.grpc().await.check(question("")).await.unwrap();
     assert_eq!(answer.into_inner().status, 1);
     let answer = running.http1("/health").await;
@@ -137,19 +138,23 @@ async fn a_socket_in_the_file_system_is_served_and_removed_at_the_end() {
     let path = directory.path().join("b.sock");
     // What a killed process leaves behind.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let running = start(&format!("unix://{}", path.display()), Protocols::All).await;
+    let running = start(
+        &format!("unix://{}", path.display()),
+        Protocols::All(Paths::Client),
+    )
+    .await;
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_nonblocking(true).unwrap();
     let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
     assert!(exchange(&mut stream, "/livez").await.ends_with("ok\n"));
     running.server.stop().await;
-    Arc::into_inner(running.threads).unwrap().stop();
+    running.threads.stop();
     assert!(!path.exists());
 }
 
 #[tokio::test]
 async fn calls_are_counted_by_their_outcome() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let mut client = running.grpc().await;
     client.check(question("")).await.unwrap();
     client.check(question("nobody")).await.unwrap_err();
@@ -169,7 +174,7 @@ async fn calls_are_counted_by_their_outcome() {
 
 #[tokio::test]
 async fn a_stream_its_caller_left_counts_as_canceled() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let mut client = running.grpc().await;
     let mut stream = client.watch(question("")).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().is_some());
@@ -183,7 +188,7 @@ async fn a_stream_its_caller_left_counts_as_canceled() {
 
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused_and_the_next_one_is_served() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let mut client = running.grpc().await;
     let refusal = client
         .check(question(&"x".repeat(5 << 20)))
@@ -199,7 +204,7 @@ async fn a_message_over_the_limit_is_refused_and_the_next_one_is_served() {
 
 #[tokio::test]
 async fn bytes_that_are_no_protocol_end_only_their_own_connection() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let mut stream = tokio::net::TcpStream::connect(&running.address)
         .await
         .unwrap();
@@ -212,11 +217,11 @@ async fn bytes_that_are_no_protocol_end_only_their_own_connection() {
 
 #[tokio::test]
 async fn a_stopped_server_accepts_nobody_and_lets_go_of_idle_clients() {
-    let running = start_local(Protocols::All).await;
+    let running = start_local(Protocols::All(Paths::Client)).await;
     let mut client = running.grpc().await;
     client.check(question("")).await.unwrap();
     running.server.stop().await;
-    Arc::into_inner(running.threads).unwrap().stop();
+    running.threads.stop();
     assert!(TcpStream::connect(&running.address).is_err());
 }
 

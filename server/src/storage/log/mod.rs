@@ -271,6 +271,7 @@ impl Log {
             read: Box::new(move |name, offset, buf| disk.open(name)?.read_at(offset, buf)),
         });
         let thread = match driver {
+            #[allow(clippy::disallowed_methods)] // The real seam; in simulation it is a task.
             Driver::Thread => {
                 let shared = shared.clone();
                 let thread = std::thread::Builder::new()
