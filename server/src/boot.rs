@@ -116,11 +116,12 @@ pub async fn start(
         on_fatal: Box::new(move |error| on_fatal(format!("the log failed: {error}"))),
         ..LogOptions::default()
     };
-    let log =
-        Log::open(data_dir.log_disk(), options, Driver::Thread).map_err(|source| BootError::Log {
+    let log = Log::open(data_dir.log_disk(), options, Driver::Thread).map_err(|source| {
+        BootError::Log {
             path: data_dir.path().join("member/log").display().to_string(),
             source,
-        })?;
+        }
+    })?;
     // The log exists before the directory is anyone's: a claimed directory without one has lost it.
     data_dir.claim(identity)?;
     let store = Arc::new(open_state(&data_dir)?);
@@ -224,9 +225,7 @@ fn drive_flusher(work: crate::flusher::Work) {
             Err(error) => tracing::error!(%error, "cannot start the state flusher"),
         }
     };
-    let spawned = std::thread::Builder::new()
-        .name("flush".into())
-        .spawn(run);
+    let spawned = std::thread::Builder::new().name("flush".into()).spawn(run);
     if let Err(error) = spawned {
         tracing::error!(%error, "cannot start the state flusher");
     }

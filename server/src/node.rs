@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use baton_proto::log::command::Op;
 use baton_proto::log::Publish;
+use baton_proto::log::command::Op;
 use baton_proto::peer::{FetchSnapshot, Frame, Purpose, frame};
 use baton_state_machine::{Effect, State, Table};
 use bytes::Bytes;
@@ -141,7 +141,12 @@ async fn refill(
     store: &dyn StateStore,
 ) -> io::Result<()> {
     let me = options.identity.member_id;
-    let others: Vec<u64> = options.members.keys().copied().filter(|id| *id != me).collect();
+    let others: Vec<u64> = options
+        .members
+        .keys()
+        .copied()
+        .filter(|id| *id != me)
+        .collect();
     if others.is_empty() {
         return Err(invalid(
             "the applied state is gone and the log no longer reaches back to its beginning; with no \
@@ -448,7 +453,11 @@ async fn watch_leadership(
             _ if view.leads => Duration::ZERO,
             _ => heard.lock().elapsed(),
         };
-        let leader = if silence > silence_max { 0 } else { view.leader };
+        let leader = if silence > silence_max {
+            0
+        } else {
+            view.leader
+        };
         leadership.send_if_modified(|current| {
             let same = current.term == view.term && current.leader == leader;
             if !same {

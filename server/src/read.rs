@@ -89,7 +89,11 @@ impl Rounds {
                 match asked {
                     Asked::Applied(tx) => waiting.push(tx),
                     Asked::Confirmed(tx) => {
-                        let _ = tx.send(if here { Ok(()) } else { Err(ReadError::Timeout) });
+                        let _ = tx.send(if here {
+                            Ok(())
+                        } else {
+                            Err(ReadError::Timeout)
+                        });
                     }
                 }
             }

@@ -225,11 +225,7 @@ struct End {
 }
 
 impl PeerNet for SimNet {
-    fn open(
-        &self,
-        _urls: Vec<String>,
-        hello: Hello,
-    ) -> BoxFuture<'static, io::Result<PeerStream>> {
+    fn open(&self, _urls: Vec<String>, hello: Hello) -> BoxFuture<'static, io::Result<PeerStream>> {
         self.clone().connect(hello).boxed()
     }
 }

@@ -84,7 +84,8 @@ impl Acceptor {
                 let appends = async move {
                     let heard = Arc::clone(&this.heard);
                     let raft = &this.core.shared.raft;
-                    raft.append_stream(stream.rx, stream.tx, move || heard()).await;
+                    raft.append_stream(stream.rx, stream.tx, move || heard())
+                        .await;
                 };
                 self.runtime.spawn(raft::seeded(seed, appends));
             }

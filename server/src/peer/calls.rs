@@ -119,12 +119,7 @@ impl Peers {
 }
 
 /// Sends questions as they come and hands replies to whoever asked, over one stream at a time.
-async fn ask_all(
-    peers: Peers,
-    to: u64,
-    purpose: Purpose,
-    mut questions: mpsc::Receiver<Question>,
-) {
+async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::Receiver<Question>) {
     let mut next_id = 0_u64;
     while let Some(first) = questions.recv().await {
         let mut stream = match peers.open(to, purpose).await {

@@ -79,11 +79,7 @@ fn until_error(incoming: Streaming<Frame>) -> BoxStream<'static, Frame> {
 }
 
 impl PeerNet for GrpcNet {
-    fn open(
-        &self,
-        urls: Vec<String>,
-        hello: Hello,
-    ) -> BoxFuture<'static, io::Result<PeerStream>> {
+    fn open(&self, urls: Vec<String>, hello: Hello) -> BoxFuture<'static, io::Result<PeerStream>> {
         let net = self.clone();
         async move {
             let mut last = io::Error::other("the member has no peer URL");
@@ -127,9 +123,7 @@ impl Peer for Service {
             rx: until_error(incoming),
         };
         (self.accept)(hello, stream).map_err(Status::failed_precondition)?;
-        Ok(Response::new(
-            ReceiverStream::new(outgoing).map(Ok).boxed(),
-        ))
+        Ok(Response::new(ReceiverStream::new(outgoing).map(Ok).boxed()))
     }
 }
 

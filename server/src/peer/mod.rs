@@ -38,9 +38,5 @@ pub trait PeerNet: Send + Sync + 'static {
     ///
     /// # Errors
     /// If nobody answers there, or whoever answers is of another cluster or is another member.
-    fn open(
-        &self,
-        urls: Vec<String>,
-        hello: Hello,
-    ) -> BoxFuture<'static, io::Result<PeerStream>>;
+    fn open(&self, urls: Vec<String>, hello: Hello) -> BoxFuture<'static, io::Result<PeerStream>>;
 }

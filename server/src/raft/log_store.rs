@@ -36,9 +36,7 @@ impl LogStore {
     }
 
     /// Waits until an operation of the log's own thread is durable.
-    async fn durable(
-        start: impl FnOnce(Box<dyn FnOnce(io::Result<()>) + Send>),
-    ) -> io::Result<()> {
+    async fn durable(start: impl FnOnce(Box<dyn FnOnce(io::Result<()>) + Send>)) -> io::Result<()> {
         let (tx, rx) = oneshot::channel();
         start(Box::new(move |result| {
             let _ = tx.send(result);

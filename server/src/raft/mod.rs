@@ -37,8 +37,8 @@ use network::Network;
 use snapshot::SnapshotData;
 use state_machine::StateMachine;
 use types::{
-    AppendResult, EncodedCommand, FnResponder, PeerNode, TypeConfig, append, append_result_to_proto,
-    log_id, vote, vote_request, vote_response_to_proto, vote_to_proto,
+    AppendResult, EncodedCommand, FnResponder, PeerNode, TypeConfig, append,
+    append_result_to_proto, log_id, vote, vote_request, vote_response_to_proto, vote_to_proto,
 };
 
 /// Times and sizes of consensus.
@@ -147,8 +147,13 @@ impl Raft {
         let state_machine = StateMachine::new(apply_loop, snapshot);
         let network = Network { member_id, peers };
         let seed = options.seed;
-        let start =
-            openraft::Raft::new(member_id, config, network, LogStore::new(log), state_machine);
+        let start = openraft::Raft::new(
+            member_id,
+            config,
+            network,
+            LogStore::new(log),
+            state_machine,
+        );
         let inner = seeded(seed, start).await.map_err(io::Error::other)?;
         Ok(Self { inner, seed })
     }
@@ -163,7 +168,12 @@ impl Raft {
             .into_iter()
             .map(|(id, peer_urls)| (id, PeerNode { peer_urls }))
             .collect();
-        if self.inner.is_initialized().await.map_err(io::Error::other)? {
+        if self
+            .inner
+            .is_initialized()
+            .await
+            .map_err(io::Error::other)?
+        {
             return Ok(());
         }
         match seeded(self.seed ^ 1, self.inner.initialize(nodes)).await {
@@ -188,15 +198,13 @@ impl Raft {
         done: impl FnOnce(Proposed) + Send + 'static,
     ) -> io::Result<()> {
         use openraft::errors::ClientWriteError;
-        let responder = FnResponder(Box::new(
-            |result: types::ClientWriteResult| {
-                done(match result {
-                    Ok(_) => Proposed::Applied,
-                    Err(ClientWriteError::ForwardToLeader(_)) => Proposed::Refused,
-                    Err(_) => Proposed::Discarded,
-                });
-            },
-        ));
+        let responder = FnResponder(Box::new(|result: types::ClientWriteResult| {
+            done(match result {
+                Ok(_) => Proposed::Applied,
+                Err(ClientWriteError::ForwardToLeader(_)) => Proposed::Refused,
+                Err(_) => Proposed::Discarded,
+            });
+        }));
         self.inner
             .write(EncodedCommand(command))
             .with_leader(term)

@@ -211,10 +211,7 @@ impl NetStreamAppend<TypeConfig> for Connection {
         option: RPCOption,
     ) -> BoxFuture<
         's,
-        Result<
-            BoxStream<'s, Result<AppendResult, RPCError<TypeConfig>>>,
-            RPCError<TypeConfig>,
-        >,
+        Result<BoxStream<'s, Result<AppendResult, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
     >
     where
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
@@ -287,7 +284,10 @@ impl NetTransferLeader<TypeConfig> for Connection {
             to: *req.to_node_id(),
             last_log_id: req.last_log_id().copied().map(log_id_to_proto),
         });
-        match self.ask(question, &option, RPCTypes::TransferLeader).await? {
+        match self
+            .ask(question, &option, RPCTypes::TransferLeader)
+            .await?
+        {
             reply::Answer::Transfer(response) if response.refused.is_empty() => Ok(Ok(())),
             reply::Answer::Transfer(response) => Err(broken(response.refused)),
             _ => Err(unexpected()),

@@ -58,11 +58,7 @@ async fn send_frame(tx: &mpsc::Sender<Frame>, kind: frame::Kind) -> io::Result<(
 ///
 /// # Errors
 /// If the stream breaks or the store cannot be read.
-pub async fn send(
-    tx: &mpsc::Sender<Frame>,
-    leader: Vote,
-    snapshot: &Snapshot,
-) -> io::Result<()> {
+pub async fn send(tx: &mpsc::Sender<Frame>, leader: Vote, snapshot: &Snapshot) -> io::Result<()> {
     let SnapshotData::View(view) = &snapshot.snapshot else {
         return Err(io::Error::other("a received snapshot is not passed on"));
     };
@@ -123,7 +119,11 @@ pub async fn receive(rx: &mut BoxStream<'static, Frame>) -> io::Result<(Vote, Sn
     else {
         return Err(closed());
     };
-    let leader = vote(&start.vote.ok_or_else(|| invalid("a snapshot without a vote"))?);
+    let leader = vote(
+        &start
+            .vote
+            .ok_or_else(|| invalid("a snapshot without a vote"))?,
+    );
     let membership: log::StoredMembership = start
         .membership
         .ok_or_else(|| invalid("a snapshot without a membership"))?;

@@ -328,5 +328,9 @@ pub fn vote_response_to_proto(r: &VoteResponse) -> peer::VoteResponse {
 /// `None` where the vote is missing.
 pub fn vote_response(r: &peer::VoteResponse) -> Option<VoteResponse> {
     let vote = vote(r.vote.as_ref()?);
-    Some(VoteResponse::new(vote, r.last_log_id.map(log_id), r.granted))
+    Some(VoteResponse::new(
+        vote,
+        r.last_log_id.map(log_id),
+        r.granted,
+    ))
 }

@@ -171,7 +171,9 @@ impl FjallStore {
 
 impl std::fmt::Debug for FjallStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("FjallStore").field(&self.current().path).finish()
+        f.debug_tuple("FjallStore")
+            .field(&self.current().path)
+            .finish()
     }
 }
 
@@ -192,7 +194,10 @@ impl StateStore for FjallStore {
     #[allow(clippy::disallowed_methods)] // The real seam: how long a sync takes is measured, never acted on.
     fn sync(&self) -> io::Result<()> {
         let start = Instant::now();
-        self.current().database().persist(PersistMode::SyncAll).map_err(to_io)?;
+        self.current()
+            .database()
+            .persist(PersistMode::SyncAll)
+            .map_err(to_io)?;
         metrics::histogram!("etcd_disk_backend_commit_duration_seconds").record(start.elapsed());
         Ok(())
     }
@@ -227,7 +232,9 @@ impl StateStore for FjallStore {
         let open = Open::at(path).map_err(to_io)?;
         open.replaced.store(true, Ordering::Relaxed);
         ingest(&open, rows)?;
-        open.database().persist(PersistMode::SyncAll).map_err(to_io)?;
+        open.database()
+            .persist(PersistMode::SyncAll)
+            .map_err(to_io)?;
         sync_tree(&open.path)?;
         let name = open.path.file_name().unwrap_or_default().to_string_lossy();
         set_current(&self.dir, &name)?;
@@ -257,7 +264,11 @@ fn ingest(
     rows: &mut dyn Iterator<Item = io::Result<(Table, Bytes, Bytes)>>,
 ) -> io::Result<()> {
     let mut rows = rows.peekable();
-    while let Some(table) = rows.peek().and_then(|row| row.as_ref().ok()).map(|row| row.0) {
+    while let Some(table) = rows
+        .peek()
+        .and_then(|row| row.as_ref().ok())
+        .map(|row| row.0)
+    {
         let mut ingestion = open.table(table).start_ingestion().map_err(to_io)?;
         let of_table = |row: &io::Result<(Table, Bytes, Bytes)>| {
             row.as_ref().is_ok_and(|(next, _, _)| *next == table)

@@ -85,7 +85,10 @@ impl SimDisk {
     pub fn crash(&self) {
         let (mut rng, dir_ops) = {
             let mut state = self.state.lock();
-            (StdRng::seed_from_u64(state.rng.random()), state.dir_ops.len())
+            (
+                StdRng::seed_from_u64(state.rng.random()),
+                state.dir_ops.len(),
+            )
         };
         let mode = rng.random_range(0..4);
         let mut choose = |changes: usize| match mode {
@@ -200,7 +203,9 @@ impl SimDisk {
 impl State {
     fn inode(&mut self, id: u64, epoch: u64) -> io::Result<&mut Inode> {
         if epoch != self.epoch {
-            return Err(io::Error::other("the machine this file was opened on has crashed"));
+            return Err(io::Error::other(
+                "the machine this file was opened on has crashed",
+            ));
         }
         self.files.get_mut(&id).ok_or_else(not_found)
     }
@@ -220,17 +225,23 @@ impl State {
             ..
         } = self;
         files.retain(|id, _| {
-            names.values().chain(durable_names.values()).any(|inode| inode == id)
-                || dir_ops.iter().any(|op| matches!(op, DirOp::Link(_, inode) if inode == id))
+            names
+                .values()
+                .chain(durable_names.values())
+                .any(|inode| inode == id)
+                || dir_ops
+                    .iter()
+                    .any(|op| matches!(op, DirOp::Link(_, inode) if inode == id))
         });
     }
 
     fn grow(&self, by: u64) -> io::Result<()> {
         let used: u64 = self.files.values().map(|file| file.now.len() as u64).sum();
         match self.capacity {
-            Some(capacity) if by > 0 && used + by > capacity => {
-                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"))
-            }
+            Some(capacity) if by > 0 && used + by > capacity => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "no space left on device",
+            )),
             _ => Ok(()),
         }
     }
@@ -245,7 +256,10 @@ impl Inode {
         for (i, change) in self.pending.drain(..).enumerate() {
             match change {
                 Change::SetLen(len) => {
-                    if i < *chosen.entry(u64::MAX).or_insert_with(|| choose(u64::MAX, changes)) {
+                    if i < *chosen
+                        .entry(u64::MAX)
+                        .or_insert_with(|| choose(u64::MAX, changes))
+                    {
                         self.durable.resize(len as usize, 0);
                     }
                 }
@@ -255,7 +269,10 @@ impl Inode {
                     while at < end {
                         let sector = at / SECTOR;
                         let next = end.min((sector + 1) * SECTOR);
-                        if i < *chosen.entry(sector).or_insert_with(|| choose(sector, changes)) {
+                        if i < *chosen
+                            .entry(sector)
+                            .or_insert_with(|| choose(sector, changes))
+                        {
                             let piece = &bytes[(at - offset) as usize..(next - offset) as usize];
                             put(&mut self.durable, at, piece);
                         }

@@ -144,7 +144,10 @@ pub(super) fn read_batch(file: &[u8], at: usize, serial: u32, batch: u64, chain:
             return damage(at, format!("the first sector of batch {batch} is damaged"));
         }
         Sector::Current { batch: found } if found != batch => {
-            return damage(at, format!("batch {found} stands where batch {batch} is expected"));
+            return damage(
+                at,
+                format!("batch {found} stands where batch {batch} is expected"),
+            );
         }
         Sector::Current { .. } => {}
     }
@@ -152,7 +155,10 @@ pub(super) fn read_batch(file: &[u8], at: usize, serial: u32, batch: u64, chain:
     let (before, with) = (u32_at(file, at + 4), u32_at(file, at + 8));
     let framed = framed_len(len);
     if before != chain || at + framed > file.len() {
-        return damage(at, format!("batch {batch} does not follow the one before it"));
+        return damage(
+            at,
+            format!("batch {batch} does not follow the one before it"),
+        );
     }
     let mut damaged = None;
     for offset in (at..at + framed).step_by(SECTOR) {
@@ -166,7 +172,10 @@ pub(super) fn read_batch(file: &[u8], at: usize, serial: u32, batch: u64, chain:
         return damage(offset, format!("a sector of batch {batch} is damaged"));
     }
     match records_of(&file[at..at + framed], chain) {
-        None => damage(at, format!("the content of batch {batch} does not match its checksum")),
+        None => damage(
+            at,
+            format!("the content of batch {batch} does not match its checksum"),
+        ),
         Some(records) => Found::Batch {
             records,
             len: framed,

@@ -385,7 +385,11 @@ impl Log {
                 if next >= to || (bytes >= max_bytes && !found.is_empty()) {
                     return Ok(found);
                 }
-                let first = inner.tail.entries.front().map_or(to, |entry| entry.id.index);
+                let first = inner
+                    .tail
+                    .entries
+                    .front()
+                    .map_or(to, |entry| entry.id.index);
                 if next >= first {
                     let skip = (next - first) as usize;
                     for entry in inner.tail.entries.range(skip..(to - first) as usize) {
@@ -398,7 +402,10 @@ impl Log {
                     return Ok(found);
                 }
                 let limit = to.min(first);
-                (inner.places(next, limit, max_bytes.saturating_sub(bytes)), limit)
+                (
+                    inner.places(next, limit, max_bytes.saturating_sub(bytes)),
+                    limit,
+                )
             };
             for (entry, end) in self.read_places(&places)? {
                 let wanted = found.last().map_or(from, |entry| entry.id.index + 1);

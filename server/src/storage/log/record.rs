@@ -174,10 +174,7 @@ fn take_vote(input: &mut &[u8]) -> Option<Vote> {
     })
 }
 
-fn take_option<T>(
-    input: &mut &[u8],
-    take: fn(&mut &[u8]) -> Option<T>,
-) -> Option<Option<T>> {
+fn take_option<T>(input: &mut &[u8], take: fn(&mut &[u8]) -> Option<T>) -> Option<Option<T>> {
     Some(if take_bool(input)? {
         Some(take(input)?)
     } else {

@@ -71,7 +71,10 @@ impl Content {
                 Record::Entry(LogEntry { id, .. }) => {
                     let next = next_after(self.state.last);
                     if id.index != next {
-                        return Err(format!("entry {} stands where {next} is expected", id.index));
+                        return Err(format!(
+                            "entry {} stands where {next} is expected",
+                            id.index
+                        ));
                     }
                     self.state.last = Some(*id);
                     first = Some(first.unwrap_or(id.index));
@@ -169,7 +172,10 @@ impl Tail {
     /// Drops the oldest entries below `index` until the rest takes no more than `bytes`.
     pub(super) fn shrink(&mut self, index: u64, bytes: usize) {
         while self.bytes > bytes
-            && self.entries.front().is_some_and(|entry| entry.id.index < index)
+            && self
+                .entries
+                .front()
+                .is_some_and(|entry| entry.id.index < index)
         {
             self.bytes -= self.entries.pop_front().as_ref().map_or(0, weight);
         }
@@ -245,8 +251,7 @@ pub(super) fn recover<D: Disk>(
                     len,
                     chain: with,
                 } => {
-                    let damaged =
-                        |what: &str| OpenError::damaged(name, position as u64, what);
+                    let damaged = |what: &str| OpenError::damaged(name, position as u64, what);
                     let records = Record::decode_all(&records)
                         .ok_or_else(|| damaged("a record cannot be decoded"))?;
                     let place = Place {

@@ -8,8 +8,8 @@ use std::io;
 
 use super::entry::LogState;
 use super::frame::{BODY, PAGE, SECTOR, Sector, judge, seal};
-use super::recover::next_after;
 use super::record::{decode_state, encode_state, take};
+use super::recover::next_after;
 use super::{Damage, OpenError};
 use crate::storage::{Disk, DiskFile};
 
@@ -86,15 +86,17 @@ impl Header {
                 found,
                 known: VERSION,
             }),
-            Some(Ok(header)) if header.len != file.len() as u64 => Err(OpenError::Damaged(Damage {
-                file: name.to_owned(),
-                offset: file.len() as u64,
-                what: format!(
-                    "the segment is {} bytes long and was {}",
-                    file.len(),
-                    header.len
-                ),
-            })),
+            Some(Ok(header)) if header.len != file.len() as u64 => {
+                Err(OpenError::Damaged(Damage {
+                    file: name.to_owned(),
+                    offset: file.len() as u64,
+                    what: format!(
+                        "the segment is {} bytes long and was {}",
+                        file.len(),
+                        header.len
+                    ),
+                }))
+            }
             Some(Ok(header)) => Ok(header),
         }
     }

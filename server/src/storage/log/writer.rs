@@ -253,7 +253,11 @@ impl<D: Disk> Writer<D> {
             if let Some(i) = self.spares.iter().position(|(_, spare)| *spare >= len) {
                 break self.spares.swap_remove(i);
             }
-            if self.filling.as_ref().is_none_or(|filling| filling.len < len) {
+            if self
+                .filling
+                .as_ref()
+                .is_none_or(|filling| filling.len < len)
+            {
                 self.drop_filling()?;
                 self.start_filling(len)?;
             }
