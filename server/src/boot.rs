@@ -5,13 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::wrappers::TcpListenerStream;
-
 use crate::config::{self, Config};
 use crate::core::Identity;
+use crate::http::{Http, Paths};
+use crate::metrics::Calls;
 use crate::node::{Node, NodeOptions, Parts};
 use crate::peer::{self, GrpcNet};
 use crate::raft::RaftOptions;
+use crate::serve::{Limits, Listener, Protocols, Runtimes, Server, Services, bind};
 use crate::storage::log::{Driver, Log, LogOptions, OpenError};
 use crate::storage::{self, DataDir, DataDirError, FjallStore, StateError};
 
@@ -44,13 +45,8 @@ pub enum BootError {
     )]
     CannotJoin,
     /// The peer port is taken.
-    #[error("listen tcp {address}: bind: {source}")]
-    Listen {
-        /// Where it was to listen.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(io::Error),
     /// Log and state do not fit, or the state could not be rebuilt.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
@@ -62,10 +58,36 @@ pub struct Member {
     pub node: Node,
     /// How it was started.
     pub options: NodeOptions,
+    /// Bound, so that other members already queue up.
+    peer_listeners: Vec<Listener>,
     _data_dir: DataDir,
 }
 
 impl Member {
+    /// Lets other members in, in the runtime of the core. The port also answers plain HTTP.
+    ///
+    /// # Errors
+    /// A listener cannot be registered with the runtime.
+    pub fn serve_peers(&mut self, http: Http, calls: Calls) -> io::Result<Server> {
+        let services = Services {
+            routes: peer::serve(self.node.acceptor().clone().into_accept()),
+            calls,
+            http,
+            slow_call: None,
+        };
+        let listeners = std::mem::take(&mut self.peer_listeners);
+        let listeners = listeners
+            .into_iter()
+            .map(|listener| (listener, Protocols::All(Paths::Peer)));
+        let runtimes = Runtimes::one(tokio::runtime::Handle::current());
+        Server::start(
+            listeners.collect(),
+            &services,
+            &Limits::of_members(),
+            &runtimes,
+        )
+    }
+
     /// Stops the member; see [`Node::stop`].
     pub async fn stop(self) {
         self.node.stop().await;
@@ -108,7 +130,7 @@ pub async fn start(
         }
         (Some(found), _) => found,
     };
-    let listeners = listen(config).await?;
+    let peer_listeners = listen(config)?;
 
     let on_fatal = Arc::clone(&fatal);
     let options = LogOptions {
@@ -166,23 +188,10 @@ pub async fn start(
     let node = Node::start(options.clone(), parts)
         .await
         .map_err(BootError::Start)?;
-    for listener in listeners {
-        let routes = peer::serve(node.acceptor().clone().into_accept());
-        let serve = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(16 << 20)
-            .add_routes(routes)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "the peer port closed");
-            }
-        });
-    }
     Ok(Member {
         node,
         options,
+        peer_listeners,
         _data_dir: data_dir,
     })
 }
@@ -200,17 +209,11 @@ fn open_state(data_dir: &DataDir) -> Result<FjallStore, BootError> {
     }
 }
 
-async fn listen(config: &Config) -> Result<Vec<tokio::net::TcpListener>, BootError> {
-    let mut listeners = Vec::new();
-    for url in &config.listen_peer_urls {
-        let address = url.address();
-        let bound = tokio::net::TcpListener::bind(address).await;
-        listeners.push(bound.map_err(|source| BootError::Listen {
-            address: address.to_owned(),
-            source,
-        })?);
-    }
-    Ok(listeners)
+fn listen(config: &Config) -> Result<Vec<Listener>, BootError> {
+    let urls = config.listen_peer_urls.iter();
+    urls.map(|url| bind(url, false))
+        .collect::<io::Result<_>>()
+        .map_err(BootError::Listen)
 }
 
 /// The state store's writes block, so they have a thread.

@@ -44,6 +44,8 @@ pub struct Facts {
     pub committed: u64,
     /// Index of the last applied entry.
     pub applied: u64,
+    /// Proposals without an answer yet.
+    pub pending: usize,
     /// Whether the cluster's version is settled, which it is once a leader was known.
     pub is_cluster_version_known: bool,
     /// Newest revision.
@@ -51,7 +53,7 @@ pub struct Facts {
     /// Last compacted revision, -1 if none.
     pub compact_revision: i64,
     /// Keys that exist.
-    pub keys: u64,
+    pub keys: usize,
     /// Bytes on disk.
     pub disk_bytes: u64,
     /// Bytes of keys and values that are kept.
@@ -175,6 +177,10 @@ const HISTOGRAMS: &[(&str, f64, usize, &str)] = &[
 /// Counters without labels that exist from the start.
 const COUNTERS: &[(&str, &str)] = &[
     (
+        "etcd_disk_wal_write_bytes_total",
+        "Bytes written to the log.",
+    ),
+    (
         "etcd_server_leader_changes_seen_total",
         "Changes of leader seen.",
     ),
@@ -272,10 +278,6 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     ("etcd_mvcc_db_open_read_transactions", "Scans in progress."),
     (
-        "etcd_disk_wal_write_bytes_total",
-        "Bytes written to the log.",
-    ),
-    (
         "etcd_disk_defrag_inflight",
         "Whether unused space is being given back.",
     ),
@@ -371,7 +373,8 @@ fn write_facts(facts: &Facts) {
         "etcd_server_quota_backend_bytes",
         facts.quota_bytes.map_or(0.0, float),
     );
-    set("etcd_debugging_mvcc_keys_total", float(facts.keys));
+    set("etcd_debugging_mvcc_keys_total", float(facts.keys as u64));
+    set("etcd_server_proposals_pending", float(facts.pending as u64));
     set(
         "etcd_debugging_mvcc_current_revision",
         float(facts.revision.unsigned_abs()),

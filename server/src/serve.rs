@@ -68,7 +68,7 @@ impl Runtimes {
     }
 
     /// The one whose turn it is.
-    fn next(&self) -> &Handle {
+    pub fn next(&self) -> &Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
     }
@@ -150,6 +150,37 @@ pub enum Protocols {
     Http(Paths),
 }
 
+/// What a connection may ask for, and how long it may be silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Calls in flight on one connection.
+    pub streams: u32,
+    /// Idle time after which the other side is pinged; `None` is never.
+    pub ping_interval: Option<Duration>,
+    /// Time the other side has to answer.
+    pub ping_timeout: Duration,
+}
+
+impl Limits {
+    /// Those that clients were given.
+    pub fn of_clients(config: &Config) -> Self {
+        Self {
+            streams: config.max_concurrent_streams,
+            ping_interval: config.grpc_keepalive_interval,
+            ping_timeout: config.grpc_keepalive_timeout,
+        }
+    }
+
+    /// Those of other members, who hold few streams and ping by themselves.
+    pub fn of_members() -> Self {
+        Self {
+            streams: u32::MAX,
+            ping_interval: Some(Duration::from_secs(2)),
+            ping_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
 /// What is served, the same on every listener.
 #[derive(Clone)]
 pub struct Services {
@@ -179,12 +210,12 @@ impl Server {
     pub fn start(
         listeners: Vec<(Listener, Protocols)>,
         services: &Services,
-        config: &Config,
+        limits: &Limits,
         runtimes: &Runtimes,
     ) -> io::Result<Self> {
         let (closing, _) = watch::channel(false);
         let (alive, connections) = mpsc::channel(1);
-        let connection_builder = Arc::new(connection_builder(config));
+        let connection_builder = Arc::new(connection_builder(limits));
         for (listener, protocols) in listeners {
             let door = Door {
                 protocols,
@@ -218,7 +249,7 @@ impl Server {
     }
 }
 
-fn connection_builder(config: &Config) -> auto::Builder<TokioExecutor> {
+fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
@@ -226,11 +257,11 @@ fn connection_builder(config: &Config) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(RESET_STREAMS_PENDING_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(config.grpc_keepalive_interval)
-        .keep_alive_timeout(config.grpc_keepalive_timeout);
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout);
     builder
 }
 

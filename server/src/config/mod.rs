@@ -145,6 +145,16 @@ pub struct Log {
     pub outputs: Vec<LogOutput>,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Json,
+            outputs: vec![LogOutput::Stderr],
+        }
+    }
+}
+
 /// Levels, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

@@ -2,6 +2,7 @@
 
 mod access;
 mod health;
+mod probe;
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -9,7 +9,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
-use crate::config::{self, Action, Url};
+use crate::config::Url;
 use crate::http::Probe;
 use crate::metrics::{Facts, Metrics};
 
@@ -19,13 +19,6 @@ struct Running {
     server: Server,
     threads: Threads,
     metrics: Metrics,
-}
-
-fn config() -> Config {
-    match config::load(&[], &[]).unwrap() {
-        Action::Serve(config) => *config,
-        Action::Print(text) => panic!("printed {text}"),
-    }
 }
 
 fn probe() -> Probe {
@@ -57,7 +50,13 @@ async fn start(url: &str, protocols: Protocols) -> Running {
     let address = listener.address().unwrap();
     let threads = Threads::start(2).unwrap();
     let listeners = vec![(listener, protocols)];
-    let server = Server::start(listeners, &services, &config(), threads.runtimes()).unwrap();
+    let server = Server::start(
+        listeners,
+        &services,
+        &Limits::of_members(),
+        threads.runtimes(),
+    )
+    .unwrap();
     Running {
         address,
         server,
