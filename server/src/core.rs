@@ -464,9 +464,16 @@ impl Core {
         }
     }
 
-    /// The voters, and how far each follower's log is known to match. Empty on others than the leader.
-    pub fn voters_matched(&self) -> std::collections::BTreeMap<u64, u64> {
-        self.shared.raft.voters_matched()
+    /// The members that vote.
+    pub fn voters(&self) -> Vec<u64> {
+        self.shared.raft.voters()
+    }
+
+    /// On the leader, the follower to hand leadership to: one that answers, the furthest of them.
+    pub fn successor(&self) -> Option<u64> {
+        let recently = self.shared.identity.election_timeout;
+        let matched = self.shared.raft.voters_matched(recently);
+        Some(matched.into_iter().max_by_key(|(_, index)| *index)?.0)
     }
 }
 

@@ -34,6 +34,9 @@ use crate::waiters::Waiters;
 use crate::watch::ring::RingLimits;
 use crate::watch::{History, Ring, WatchHub};
 
+/// How long a stopping member waits for proposals that are under way.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+
 /// What a member is told at its start.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -393,7 +396,7 @@ impl Node {
     pub async fn stop(self) {
         let core = &self.core;
         if core.is_leader()
-            && let Some((to, _)) = core.voters_matched().into_iter().max_by_key(|(_, m)| *m)
+            && let Some(to) = core.successor()
         {
             match core.transfer_leader(to).await {
                 Ok(()) => tracing::info!(to = format!("{to:x}"), "handed leadership over"),
@@ -402,6 +405,13 @@ impl Node {
                 }
             }
         }
+        // What clients still wait for here is decided by the new leader in a moment.
+        let decided = async {
+            while core.proposals_pending() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, decided).await;
         core.shared.stopping.send_replace(true);
         core.shared.raft.shutdown().await;
         // What is queued for the state store becomes durable, so that a restart has little to replay.
@@ -443,6 +453,9 @@ async fn watch_leadership(
     let mut tick = tokio::time::interval(core.identity().election_timeout / 5);
     loop {
         let view = raft.view();
+        if *core.stopping().borrow() {
+            return;
+        }
         if view.failed {
             fatal("consensus stopped on a storage error".to_owned());
             return;

@@ -46,13 +46,15 @@ struct Inner {
     started: Instant,
     trace: DefaultHasher,
     delivered: u64,
+    snapshots: u64,
 }
 
 #[derive(Clone)]
 struct Endpoint {
     /// Which start of the member this is: streams of an earlier one are dead.
     start: u64,
-    accept: Accept,
+    /// Missing while the member is still starting: it can call, but is not answering yet.
+    accept: Option<Accept>,
 }
 
 impl SimNet {
@@ -68,16 +70,27 @@ impl SimNet {
                 started: Instant::now(),
                 trace: DefaultHasher::new(),
                 delivered: 0,
+                snapshots: 0,
             })),
         }
     }
 
-    /// The member can be reached from now on.
-    pub fn join(&self, member_id: u64, accept: Accept) {
+    /// The member starts: it can reach others from now on.
+    pub fn join(&self, member_id: u64) {
         let mut inner = self.inner.lock();
         inner.starts += 1;
-        let start = inner.starts;
-        inner.members.insert(member_id, Endpoint { start, accept });
+        let endpoint = Endpoint {
+            start: inner.starts,
+            accept: None,
+        };
+        inner.members.insert(member_id, endpoint);
+    }
+
+    /// The member can be reached from now on.
+    pub fn serve(&self, member_id: u64, accept: Accept) {
+        if let Some(endpoint) = self.inner.lock().members.get_mut(&member_id) {
+            endpoint.accept = Some(accept);
+        }
     }
 
     /// The member crashed: its streams break and nothing it still sends arrives.
@@ -109,6 +122,11 @@ impl SimNet {
         (inner.trace.finish(), inner.delivered)
     }
 
+    /// Snapshots that arrived whole.
+    pub fn snapshots(&self) -> u64 {
+        self.inner.lock().snapshots
+    }
+
     /// A number drawn from the seed, within `range`.
     pub fn draw(&self, range: std::ops::Range<u64>) -> u64 {
         self.inner.lock().rng.random_range(range)
@@ -131,6 +149,9 @@ impl SimNet {
     fn delivered(&self, from: u64, to: u64, frame: &Frame) {
         let mut inner = self.inner.lock();
         inner.delivered += 1;
+        if let Some(frame::Kind::SnapshotEnd(_)) = frame.kind {
+            inner.snapshots += 1;
+        }
         let at = inner.started.elapsed();
         (at, from, to, frame.encode_to_vec()).hash(&mut inner.trace);
     }
@@ -192,6 +213,7 @@ impl SimNet {
         }
         let endpoint = self.inner.lock().members.get(&hello.to).cloned();
         let endpoint = endpoint.ok_or_else(refused)?;
+        let accept = endpoint.accept.ok_or_else(refused)?;
         let near = End {
             member: hello.from,
             start,
@@ -208,7 +230,7 @@ impl SimNet {
             tx: far_tx,
             rx: self.pipe(near, far, near_sent),
         };
-        let accepted = (endpoint.accept)(hello, far_stream);
+        let accepted = accept(hello, far_stream);
         accepted.map_err(io::Error::other)?;
         Ok(PeerStream {
             tx: near_tx,

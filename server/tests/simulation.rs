@@ -169,10 +169,11 @@ impl Cluster {
             }),
             fatal: Arc::new(|_| {}),
         };
+        self.net.join(id);
         let node = seeded(seed, Node::start(options, parts))
             .await
             .expect("a member whose synced data is whole starts");
-        self.net.join(id, node.acceptor().clone().into_accept());
+        self.net.serve(id, node.acceptor().clone().into_accept());
         self.members.lock().get_mut(&id).unwrap().node = Some(node);
     }
 
@@ -187,6 +188,11 @@ impl Cluster {
             let batches = member.store.unsynced() as u64;
             let kept = self.net.draw(0..batches + 1);
             member.store.crash(usize::try_from(kept).unwrap());
+            // Now and then the applied state is lost altogether.
+            if self.net.draw(0..6) == 0 {
+                self.net.note(("wipe", id));
+                member.store.wipe();
+            }
             member.node.take()
         };
         if let Some(node) = node {
@@ -309,6 +315,7 @@ struct Run {
     acknowledged: usize,
     revision: i64,
     hash: u32,
+    snapshots: u64,
 }
 
 /// One run: faults for a while, then peace, then judgement.
@@ -368,6 +375,7 @@ async fn campaign(seed: u64, faults: Duration, lies: bool) -> Run {
         acknowledged: acknowledged.len(),
         revision,
         hash: first_hash,
+        snapshots: cluster.net.snapshots(),
     }
 }
 
@@ -389,6 +397,10 @@ fn five_members_lose_nothing_through_partitions_and_crashes_and_one_seed_gives_o
         assert!(
             first.acknowledged > 500,
             "seed {seed} acknowledged too little: {first:?}"
+        );
+        assert!(
+            first.snapshots > 0,
+            "seed {seed} needed no snapshot: {first:?}"
         );
         let second = run(seed, faults, false);
         assert_eq!(first, second, "seed {seed} gives the same trace twice");

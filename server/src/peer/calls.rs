@@ -138,7 +138,10 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
         let mut waiting = BTreeMap::new();
         let mut next = Some(first);
         loop {
-            if let Some(Question { question, answer }) = next.take() {
+            // Who no longer waits need not be asked for.
+            if let Some(Question { question, answer }) =
+                next.take().filter(|q| !q.answer.is_closed())
+            {
                 next_id += 1;
                 let call = Call {
                     id: next_id,

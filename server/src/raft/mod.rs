@@ -101,9 +101,9 @@ fn config(options: &RaftOptions) -> io::Result<Config> {
         cluster_name: "baton".into(),
         heartbeat_interval: heartbeat,
         // A follower campaigns after the leader's lease, which is `election_timeout_max`, and a
-        // random time in this range: one and a half to two of the configured timeout.
-        election_timeout_min: (election / 2).max(heartbeat + 1),
-        election_timeout_max: election,
+        // random time in this range: 1.2 to 1.6 of the configured timeout, where etcd takes 1 to 2.
+        election_timeout_min: (election * 2 / 5).max(heartbeat + 1),
+        election_timeout_max: election * 4 / 5,
         heartbeat_min_interval: Some(heartbeat / 2),
         enable_pre_vote: Some(true),
         // Without it a leader that reaches one bridging member keeps a connected majority from
@@ -112,7 +112,7 @@ fn config(options: &RaftOptions) -> io::Result<Config> {
         max_payload_entries: 1024,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_count.max(1)),
         max_in_snapshot_log_to_keep: options.catchup_entries,
-        purge_batch_size: 4096,
+        purge_batch_size: (options.snapshot_count / 10).clamp(1, 4096),
         // Must exceed the distance between snapshots, or a member that could still be served from
         // the log is sent a snapshot.
         replication_lag_threshold: 2 * (options.snapshot_count + options.catchup_entries),
@@ -259,21 +259,31 @@ impl Raft {
         }
     }
 
-    /// The voters, and how far each follower's log is known to match. Empty on others than the leader.
-    pub fn voters_matched(&self) -> BTreeMap<u64, u64> {
+    /// The other voters that answered within `recently`, and how far the log of each is known to
+    /// match. Empty on others than the leader.
+    pub fn voters_matched(&self, recently: Duration) -> BTreeMap<u64, u64> {
         let metrics = self.inner.metrics();
         let m = metrics.borrow_watched();
-        let Some(replication) = &m.replication else {
+        let (Some(replication), Some(heard)) = (&m.replication, &m.heartbeat) else {
             return BTreeMap::new();
         };
         m.membership_config
             .voter_ids()
             .filter(|id| *id != m.id)
             .filter_map(|id| {
+                let heard = heard.get(&id)?.as_ref()?;
                 let matched = replication.get(&id)?;
-                Some((id, matched.as_ref().map_or(0, |id| id.index)))
+                (heard.elapsed() < recently)
+                    .then(|| (id, matched.as_ref().map_or(0, |id| id.index)))
             })
             .collect()
+    }
+
+    /// The members that vote.
+    pub fn voters(&self) -> Vec<u64> {
+        let metrics = self.inner.metrics();
+        let m = metrics.borrow_watched();
+        m.membership_config.voter_ids().collect()
     }
 
     /// Calls `changed` whenever the leader, the term or the membership may have changed, until
