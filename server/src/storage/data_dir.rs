@@ -142,22 +142,32 @@ impl DataDir {
         self.identity
     }
 
-    /// Makes it the directory of `configured`, durably, or checks that it is.
-    ///
-    /// Call it before the log is used. [`LogOptions::create`](super::log::LogOptions::create) must
-    /// be false if there was an identity before: then a missing log is a lost one.
+    /// Checks that it is the directory of `configured`, or nobody's yet.
     ///
     /// # Errors
-    /// [`DataDirError::OtherMember`] if it is not.
+    /// [`DataDirError::OtherMember`] if it is another's.
+    pub fn check(&self, configured: Identity) -> Result<(), DataDirError> {
+        match self.identity {
+            Some(found) if found != configured => Err(DataDirError::OtherMember {
+                path: self.path.clone(),
+                found,
+                configured,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes it the directory of `configured`, durably.
+    ///
+    /// A directory that is claimed has a log: [check](Self::check) first, open the log with
+    /// [`LogOptions::create`](super::log::LogOptions::create) only if [`identity`](Self::identity) is
+    /// `None`, claim, and only then save a vote or an entry.
+    ///
+    /// # Errors
+    /// [`DataDirError::OtherMember`] if it is another's.
     pub fn claim(&mut self, configured: Identity) -> Result<(), DataDirError> {
-        if let Some(found) = self.identity {
-            if found != configured {
-                return Err(DataDirError::OtherMember {
-                    path: self.path.clone(),
-                    found,
-                    configured,
-                });
-            }
+        self.check(configured)?;
+        if self.identity.is_some() {
             return Ok(());
         }
         let meta = Meta {

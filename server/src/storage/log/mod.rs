@@ -524,8 +524,11 @@ impl Inner {
             let place = &places[i];
             let end = places.get(i + 1).map_or(u64::MAX, |next| next.first);
             if let Some((first, _)) = found.first() {
+                if place.first >= to || place.segment != first.segment {
+                    break;
+                }
                 let span = (place.offset - first.offset) as usize + place.len;
-                if place.first >= to || place.segment != first.segment || span > max_bytes {
+                if span > max_bytes {
                     break;
                 }
             }

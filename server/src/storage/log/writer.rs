@@ -312,7 +312,11 @@ impl<D: Disk> Writer<D> {
     /// Fills the next segment with zeros while the second half of this one is written.
     fn prepare_next(&mut self, shared: &Shared) -> io::Result<()> {
         let half = self.len / 2;
-        if !self.spares.is_empty() || self.position < half.max(self.fill_again_at) {
+        if !self.spares.is_empty() {
+            shared.space_low.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        if self.position < half.max(self.fill_again_at) {
             return Ok(());
         }
         let mut step = || {
