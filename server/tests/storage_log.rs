@@ -83,7 +83,10 @@ fn entries_votes_and_positions_survive_a_restart() {
     assert_eq!(state.committed, Some(id(2, 480)));
     assert_eq!(state.purged, Some(id(2, 99)));
     assert_eq!(state.last, Some(id(2, 499)));
-    assert!(all(&log) == written[100..], "all that was not purged is there");
+    assert!(
+        all(&log) == written[100..],
+        "all that was not purged is there"
+    );
 }
 
 #[test]
