@@ -12,6 +12,7 @@ mod compaction;
 mod hash;
 mod history;
 mod index;
+mod invariants;
 mod key_range;
 mod lease;
 mod load;

@@ -1,0 +1,4 @@
+//! What the replicated state promises, rule by rule, and against a reference model.
+
+mod reference;
+mod world;
