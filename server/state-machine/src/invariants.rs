@@ -34,24 +34,38 @@ impl State {
             if let Some((change, _)) = entry.live() {
                 live += 1;
                 if change.lease != 0 {
-                    attached.entry(change.lease).or_default().insert(key.clone());
+                    attached
+                        .entry(change.lease)
+                        .or_default()
+                        .insert(key.clone());
                 }
             }
         }
         if live != self.index.live() {
-            return Err(format!("{live} keys are live, counted {}", self.index.live()));
+            return Err(format!(
+                "{live} keys are live, counted {}",
+                self.index.live()
+            ));
         }
         if bytes != self.index.bytes() {
-            return Err(format!("rows have {bytes} bytes, counted {}", self.index.bytes()));
+            return Err(format!(
+                "rows have {bytes} bytes, counted {}",
+                self.index.bytes()
+            ));
         }
         for (id, lease) in self.leases.iter() {
             let keys = attached.remove(&id).unwrap_or_default();
             if keys != lease.keys {
-                return Err(format!("lease {id} lists {:?}, attached are {keys:?}", lease.keys));
+                return Err(format!(
+                    "lease {id} lists {:?}, attached are {keys:?}",
+                    lease.keys
+                ));
             }
         }
         match attached.first_key_value() {
-            Some((id, keys)) => Err(format!("{keys:?} are attached to lease {id}, which does not exist")),
+            Some((id, keys)) => Err(format!(
+                "{keys:?} are attached to lease {id}, which does not exist"
+            )),
             None => Ok(()),
         }
     }
@@ -67,7 +81,9 @@ fn check_key(entry: &KeyEntry, revision: i64) -> Result<(), String> {
         if change.is_tombstone() && value.is_some_and(|value| !value.is_empty()) {
             return Err(format!("the tombstone at {rev:?} has a value"));
         }
-        let Some(last) = before.replace(change) else { continue };
+        let Some(last) = before.replace(change) else {
+            continue;
+        };
         if last.rev() >= rev {
             return Err(format!("{rev:?} follows {:?}", last.rev()));
         }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use baton_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, TxnRequest, request_op,
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+    RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op,
 };
 use baton_proto::log::command::Op;
 use baton_proto::log::{Command, Expire};
 use baton_proto::mvccpb::KeyValue;
 use baton_state_machine::{
-    Applied, ApplyError, Archive, CompactCursor, HashKv, KeyRange, PastEvent, Rev, RowChange, State, Table,
+    Applied, ApplyError, Archive, CompactCursor, HashKv, KeyRange, PastEvent, Rev, RowChange,
+    State, Table,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -24,17 +25,26 @@ impl Rows {
         for RowChange { table, key, value } in changes {
             match value {
                 Some(value) => self.0.insert((*table, key.clone()), value.clone()),
-                None => Some(self.0.remove(&(*table, key.clone())).expect("a removed row exists")),
+                None => Some(
+                    self.0
+                        .remove(&(*table, key.clone()))
+                        .expect("a removed row exists"),
+                ),
             };
         }
     }
 
     pub fn all(&self) -> impl Iterator<Item = (Table, Bytes, Bytes)> {
-        self.0.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()))
+        self.0
+            .iter()
+            .map(|((table, key), value)| (*table, key.clone(), value.clone()))
     }
 
     pub fn insert(&mut self, table: Table, key: &[u8], value: &[u8]) {
-        self.0.insert((table, Bytes::copy_from_slice(key)), Bytes::copy_from_slice(value));
+        self.0.insert(
+            (table, Bytes::copy_from_slice(key)),
+            Bytes::copy_from_slice(value),
+        );
     }
 
     pub fn len_of(&self, table: Table) -> usize {
@@ -43,8 +53,13 @@ impl Rows {
 
     /// Bytes of the rows that count against the quota.
     pub fn bytes_of_keys_and_leases(&self) -> u64 {
-        let counted = self.0.iter().filter(|((table, key), _)| *table == Table::Rev || key.starts_with(b"lease/"));
-        counted.map(|((_, key), value)| (key.len() + value.len()) as u64).sum()
+        let counted = self
+            .0
+            .iter()
+            .filter(|((table, key), _)| *table == Table::Rev || key.starts_with(b"lease/"));
+        counted
+            .map(|((_, key), value)| (key.len() + value.len()) as u64)
+            .sum()
     }
 }
 
@@ -69,15 +84,28 @@ impl World {
 
     /// Applies, and checks what holds for every entry.
     pub fn apply(&mut self, op: impl Into<Request>) -> Applied {
-        let command = Command { op: op.into().0, ..Default::default() };
+        let command = Command {
+            op: op.into().0,
+            ..Default::default()
+        };
         let before = self.state.revision();
         let applied = self.state.apply(self.term, &command, &self.rows);
         self.rows.write(&applied.rows);
         assert_eq!(applied.revision, self.state.revision());
-        let revisions: Vec<i64> = applied.events.iter().map(|events| events.revision).collect();
-        assert_eq!(revisions, (before + 1..=applied.revision).collect::<Vec<_>>(), "revisions without a gap");
+        let revisions: Vec<i64> = applied
+            .events
+            .iter()
+            .map(|events| events.revision)
+            .collect();
+        assert_eq!(
+            revisions,
+            (before + 1..=applied.revision).collect::<Vec<_>>(),
+            "revisions without a gap"
+        );
         if applied.outcome.is_err() {
-            assert!(applied.rows.is_empty() && applied.effects.is_empty() && applied.events.is_empty());
+            assert!(
+                applied.rows.is_empty() && applied.effects.is_empty() && applied.events.is_empty()
+            );
         }
         self.state.check_invariants().unwrap();
         applied
@@ -99,13 +127,20 @@ impl World {
     /// Keys of a range, in the order of the answer.
     pub fn keys(&self, request: RangeRequest) -> String {
         let response = self.range(request).unwrap();
-        let keys: Vec<_> = response.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key)).collect();
+        let keys: Vec<_> = response
+            .kvs
+            .iter()
+            .map(|kv| String::from_utf8_lossy(&kv.key))
+            .collect();
         keys.join(" ")
     }
 
     pub fn value(&self, key: &str) -> Option<String> {
         let response = self.range(get(key)).unwrap();
-        response.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
+        response
+            .kvs
+            .first()
+            .map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
     pub fn kv(&self, key: &str) -> KeyValue {
@@ -171,19 +206,32 @@ pub fn bytes(text: &str) -> Bytes {
 }
 
 pub fn put(key: &str, value: &str) -> PutRequest {
-    PutRequest { key: bytes(key), value: bytes(value), ..Default::default() }
+    PutRequest {
+        key: bytes(key),
+        value: bytes(value),
+        ..Default::default()
+    }
 }
 
 pub fn leased(key: &str, value: &str, lease: i64) -> PutRequest {
-    PutRequest { lease, ..put(key, value) }
+    PutRequest {
+        lease,
+        ..put(key, value)
+    }
 }
 
 pub fn get(key: &str) -> RangeRequest {
-    RangeRequest { key: bytes(key), ..Default::default() }
+    RangeRequest {
+        key: bytes(key),
+        ..Default::default()
+    }
 }
 
 pub fn range(key: &str, range_end: &str) -> RangeRequest {
-    RangeRequest { range_end: bytes(range_end), ..get(key) }
+    RangeRequest {
+        range_end: bytes(range_end),
+        ..get(key)
+    }
 }
 
 pub fn everything() -> RangeRequest {
@@ -195,11 +243,18 @@ pub fn delete(key: &str) -> DeleteRangeRequest {
 }
 
 pub fn delete_range(key: &str, range_end: &str) -> DeleteRangeRequest {
-    DeleteRangeRequest { key: bytes(key), range_end: bytes(range_end), prev_kv: false }
+    DeleteRangeRequest {
+        key: bytes(key),
+        range_end: bytes(range_end),
+        prev_kv: false,
+    }
 }
 
 pub fn compact(revision: i64) -> CompactionRequest {
-    CompactionRequest { revision, physical: false }
+    CompactionRequest {
+        revision,
+        physical: false,
+    }
 }
 
 pub fn grant(id: i64, ttl: i64) -> LeaseGrantRequest {
