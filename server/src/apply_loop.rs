@@ -155,12 +155,16 @@ impl ApplyLoop {
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
         self.flusher.replace(rows).await?;
         let revision = state.revision();
+        let compact_revision = state.compact_revision();
         {
             let mut current = self.state.write();
             *current = state;
             self.history.ring().reset(revision);
         }
         self.hub.reset(revision);
+        (self.effects)(&[Effect::Compacted {
+            revision: compact_revision,
+        }]);
         self.membership = membership;
         self.applied.send_replace(Some(last));
         self.waiters.snapshot_installed(last.term);

@@ -1,7 +1,6 @@
 //! The handle every service holds: propose a change, wait until a read is safe, look at the state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_proto::log::command::Op;
@@ -133,7 +132,7 @@ pub(crate) struct Shared {
     pub applied: watch::Receiver<Option<log::LogId>>,
     pub rounds: ReadRounds,
     pub stopping: watch::Sender<bool>,
-    pub ready: AtomicBool,
+    pub ready: watch::Sender<bool>,
     pub compacted: watch::Receiver<i64>,
 }
 
@@ -232,7 +231,12 @@ impl Core {
 
     /// A leader was known and this member has published itself.
     pub fn is_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::Relaxed)
+        *self.shared.ready.borrow()
+    }
+
+    /// Becomes true when [`is_ready`](Self::is_ready) does.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.shared.ready.subscribe()
     }
 
     /// Bytes the applied state occupies on disk.
@@ -432,6 +436,12 @@ impl Core {
     /// Leadership is confirmed *after* the deadline was moved: whoever leads next was elected after the
     /// renewal and grants the full time from then on, so what is promised here holds.
     pub async fn renew_here(&self, lessor: &Lessor, id: i64) -> Option<i64> {
+        // A revocation that was acknowledged anywhere is committed here, though maybe not applied yet.
+        let committed = self.raft_status().committed;
+        let mut applied = self.shared.applied.clone();
+        let caught_up = applied.wait_for(|id| id.map_or(0, |id| id.index) >= committed);
+        let caught_up = tokio::time::timeout(self.shared.identity.election_timeout, caught_up);
+        drop(caught_up.await.ok()?.ok()?);
         let ttl = lessor.renew(id).await.ok()?;
         self.confirm_leader().await.ok()?;
         Some(ttl)

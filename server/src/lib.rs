@@ -1,7 +1,9 @@
 //! Baton's server, as a library so that tests and the simulator can run it in-process.
 
+pub mod admission;
 pub mod apply_loop;
 pub mod boot;
+pub mod compactor;
 pub mod config;
 pub mod core;
 pub mod flusher;
@@ -14,6 +16,7 @@ pub mod peer;
 pub mod raft;
 pub mod read;
 pub mod serve;
+pub mod service;
 pub mod sim;
 pub mod storage;
 pub mod waiters;

@@ -15,6 +15,7 @@ use batond::http::{Http, Paths, Probe};
 use batond::logging::{self, Logging};
 use batond::metrics::{Calls, Metrics, UPKEEP_INTERVAL};
 use batond::serve::{self, Limits, Listener, Protocols, Server, Services, Threads};
+use batond::service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -142,8 +143,16 @@ async fn run(config: &Config, logging: &Logging) -> Result<(), Box<dyn Error>> {
     background.spawn(upkeep(metrics));
     background.spawn(count_leader_changes(core.clone()));
 
+    let etcd = service::Services::new(
+        core,
+        Arc::clone(member.node.lessor()),
+        service::Limits::of(config),
+    );
+    let routes = etcd.routes();
+    background.spawn(async move { etcd.run().await });
+
     let services = Services {
-        routes: tonic::service::Routes::default(),
+        routes,
         calls,
         http,
         slow_call: config.warning_unary_request_duration,

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_proto::log::Publish;
@@ -320,7 +319,7 @@ impl Node {
                 applied: applied_rx,
                 rounds,
                 stopping: watch::Sender::new(false),
-                ready: AtomicBool::new(false),
+                ready: watch::Sender::new(false),
                 compacted: compactor_rx,
             }),
         };
@@ -389,7 +388,7 @@ impl Node {
                 tracing::warn!(%error, "cannot publish this member yet; trying again");
             }
         }
-        core.shared.ready.store(true, Ordering::Relaxed);
+        core.shared.ready.send_replace(true);
     }
 
     /// Hands leadership over if this member has it, then stops every part.

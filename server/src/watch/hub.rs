@@ -13,7 +13,7 @@
 //!    further ones only move `last`. Taking the pair and adding to it exclude each other, so every
 //!    announced revision lies in exactly one pair that is taken. Pairs are taken in order, and
 //!    between the end of one and the start of the next nothing matches.
-//! 4. A cursor goes from the revision after the last one it sent to the
+//! 4. A [`Cursor`](super::cursor::Cursor) goes from the revision after the last one it sent to the
 //!    end of the last pair it took, over whole revisions, and never back.
 //! 5. A snapshot of the leader moves the state from `p` to `q` without publishing what is between.
 //!    [`reset`](WatchHub::reset) announces `p + 1 ..= q` to everyone, as if each revision of it
@@ -100,7 +100,8 @@ impl WatcherSpec {
         self.wants_kind(kind) && self.keys.contains(key)
     }
 
-    fn wants_kind(&self, kind: EventKind) -> bool {
+    /// Whether events of this kind are.
+    pub fn wants_kind(&self, kind: EventKind) -> bool {
         match kind {
             EventKind::Put => !self.no_put,
             EventKind::Delete => !self.no_delete,

@@ -138,6 +138,7 @@ struct Inner {
     /// Every revision up to here can be read from the state store.
     flushed: i64,
     bytes: usize,
+    generation: u64,
 }
 
 impl Inner {
@@ -174,6 +175,7 @@ impl Ring {
                 first: revision + 1,
                 flushed: revision,
                 bytes: 0,
+                generation: 0,
             }),
         }
     }
@@ -202,13 +204,21 @@ impl Ring {
         inner.evict(self.limits);
     }
 
-    /// Forgets everything: the state was replaced by a snapshot that stands at `revision`.
+    /// Forgets everything: the state is replaced by a snapshot that stands at `revision`. Call it
+    /// under the lock under which the state is replaced.
     pub fn reset(&self, revision: i64) {
         let mut inner = self.inner.write();
         inner.revisions.clear();
         inner.bytes = 0;
         inner.first = revision + 1;
         inner.flushed = revision;
+        inner.generation += 1;
+    }
+
+    /// Counts the resets. A scan of the state that is made in steps begins anew if this changed
+    /// between two of them: the second part of it came from another state.
+    pub fn generation(&self) -> u64 {
+        self.inner.read().generation
     }
 
     /// One revision, if it is still here.
