@@ -183,8 +183,9 @@ async fn run(config: &Config, logging: &Logging) -> Result<(), Box<dyn Error>> {
     member.stop().await;
     clients.stop().await;
     monitors.stop().await;
-    peers.stop().await;
     threads.stop();
+    // Other members keep their streams open for good: nothing to wait for.
+    drop(peers);
     Ok(())
 }
 
