@@ -37,6 +37,9 @@ pub enum Payload {
     Membership(log::Membership),
 }
 
+/// Takes the effects of a batch.
+pub type OnEffects = Box<dyn Fn(&[Effect]) + Send + Sync>;
+
 /// A committed entry.
 pub struct Entry {
     /// Its place in the log.
@@ -56,7 +59,7 @@ pub struct ApplyLoop {
     /// Where watchers are told.
     pub hub: Arc<WatchHub>,
     /// Where effects go.
-    pub effects: Box<dyn Fn(&[Effect]) + Send + Sync>,
+    pub effects: OnEffects,
     /// Who waits for outcomes.
     pub waiters: Arc<Waiters>,
     /// Where rows go.

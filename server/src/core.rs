@@ -211,7 +211,7 @@ impl Core {
 
     /// Proposals of this member whose outcome is not known yet.
     pub fn proposals_pending(&self) -> usize {
-        self.shared.waiters.len()
+        self.shared.waiters.count()
     }
 
     /// This member leads, as far as it knows.

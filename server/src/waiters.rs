@@ -103,7 +103,7 @@ impl Waiters {
     }
 
     /// The number of those who wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.waiting.lock().len()
     }
 

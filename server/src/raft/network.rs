@@ -311,7 +311,7 @@ impl NetSnapshot<TypeConfig> for Connection {
                 .open(self.target, Purpose::Snapshot)
                 .await
                 .map_err(|e| io::Error::new(io::ErrorKind::NotConnected, e.to_string()))?;
-            snapshot::send(&mut stream.tx, leader, &snapshot).await?;
+            snapshot::send(&stream.tx, leader, &snapshot).await?;
             while let Some(frame) = stream.rx.next().await {
                 if let Some(frame::Kind::SnapshotResult(result)) = frame.kind {
                     if let Some(v) = result.vote {

@@ -1,0 +1,77 @@
+//! What the program does with its command line, as scripts and service managers see it.
+
+use std::process::{Command, Output};
+
+fn batond(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_batond"))
+        .args(args)
+        .env_clear()
+        .output()
+        .expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("output is text")
+}
+
+#[test]
+fn the_version_goes_to_stdout_and_begins_with_that_of_etcd() {
+    let output = batond(&["--version"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).starts_with("etcd Version: 3.6.14\n"));
+}
+
+#[test]
+fn help_goes_to_stdout() {
+    for flag in ["-h", "--help"] {
+        let output = batond(&[flag]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("--initial-cluster"));
+    }
+}
+
+#[test]
+fn an_unknown_flag_exits_with_2_and_names_the_nearest_one_on_stderr() {
+    let output = batond(&["--listen-client-url=x"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("did you mean --listen-client-urls?"),
+        "{message}"
+    );
+    assert!(message.contains("Usage:"), "{message}");
+}
+
+#[test]
+fn a_start_that_is_refused_exits_with_1_and_one_json_line() {
+    let output = batond(&["--cert-file=server.pem"]);
+    assert_eq!(output.status.code(), Some(1));
+    let line: serde_json::Value = serde_json::from_slice(&output.stderr).expect("a line of JSON");
+    assert_eq!(line["level"], "error");
+    let error = line["error"].as_str().expect("an error");
+    assert!(
+        error.contains("--cert-file=server.pem is not supported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = format!("http://{address}");
+    let data = directory.path().display().to_string();
+    let output = batond(&[
+        "--data-dir",
+        &data,
+        "--listen-client-urls",
+        &url,
+        "--advertise-client-urls",
+        &url,
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = text(&output.stderr);
+    let expected = format!("listen tcp {address}: bind: address already in use");
+    assert!(log.contains(&expected), "{log}");
+}
