@@ -71,7 +71,11 @@ impl<'a> NextRevision<'a> {
                 leases.attach(event.kv.lease, key.clone());
             }
         }
-        let prev_kv = event.prev_kv.clone().filter(|_| request.prev_kv);
+        let prev_kv = if request.prev_kv {
+            event.prev_kv.clone()
+        } else {
+            None
+        };
         self.push(row, event, repeated);
         PutResponse {
             header: None,
