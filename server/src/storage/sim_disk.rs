@@ -149,21 +149,17 @@ impl SimDisk {
         self.state.lock().capacity = bytes;
     }
 
-    /// Another disk with the same durable content, without what was not synced.
-    pub fn durable_copy(&self) -> Self {
+    /// Another disk in the same state, unsynced changes included.
+    pub fn copy(&self) -> Self {
         let state = self.state.lock();
         let copy = Self::new(0);
         {
             let mut other = copy.state.lock();
-            other.names = state.durable_names.clone();
+            other.names = state.names.clone();
             other.durable_names = state.durable_names.clone();
+            other.dir_ops = state.dir_ops.clone();
             other.next_inode = state.next_inode;
             other.files = state.files.clone();
-            for file in other.files.values_mut() {
-                file.pending.clear();
-                file.now.clone_from(&file.durable);
-            }
-            other.drop_orphans();
         }
         copy
     }

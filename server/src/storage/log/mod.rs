@@ -236,6 +236,38 @@ impl Drop for OpenGuard {
     }
 }
 
+/// What can be read of a log.
+#[derive(Debug)]
+pub struct Survey {
+    /// Its state, as far as it was read.
+    pub state: LogState,
+    /// The entries that are neither purged nor void, as far as they were read.
+    pub entries: Vec<LogEntry>,
+    /// File names and lengths in bytes of the segments that were read, and of the one that was not.
+    pub segments: Vec<(String, u64)>,
+    /// Why the log cannot be opened, if it cannot.
+    pub error: Option<OpenError>,
+}
+
+/// Reads a log without changing it, as far as it goes.
+pub fn survey<D: Disk>(disk: &D) -> Survey {
+    let mut progress = recover::Progress::default();
+    let result = disk
+        .list()
+        .map_err(|source| OpenError::io("", source))
+        .and_then(|names| {
+            let names = writer::segments(&names);
+            recover::recover(disk, &names, &mut progress, usize::MAX)
+        });
+    let segments = progress.content.segments.iter();
+    Survey {
+        state: progress.content.state,
+        segments: segments.map(|s| (s.id.name.clone(), s.len)).collect(),
+        entries: progress.tail.entries.into(),
+        error: result.err(),
+    }
+}
+
 impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Log").field(&self.state()).finish()
@@ -252,13 +284,13 @@ impl Log {
     /// With [`Driver::Task`] outside of a tokio runtime.
     pub fn open<D: Disk>(disk: D, options: LogOptions, driver: Driver) -> Result<Self, OpenError> {
         let disk = Arc::new(disk);
-        let (writer, recovered) = writer::Writer::open(disk.clone(), options)?;
+        let (writer, progress) = writer::Writer::open(disk.clone(), options)?;
         let tail_bytes = writer.options.tail_bytes;
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner {
-                state: recovered.content.state,
-                tail: recovered.tail,
-                content: recovered.content,
+                state: progress.content.state,
+                tail: progress.tail,
+                content: progress.content,
                 queue: VecDeque::new(),
                 voiding: 0,
                 closed: false,

@@ -182,34 +182,46 @@ impl Tail {
     }
 }
 
-/// A log that was read back.
-pub(super) struct Recovered {
+/// What was read so far, which is worth something to a human even if the rest is damaged.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
     pub(super) content: Content,
     pub(super) tail: Tail,
+}
+
+/// Where a log that was read back goes on.
+pub(super) struct Active {
     /// Header of the segment that is written to.
     pub(super) header: Header,
     /// Where the next batch goes.
     pub(super) position: u64,
     /// Where the remains of an unfinished write end; `position` if there are none.
     pub(super) remains: u64,
+    /// Number of the next batch.
     pub(super) batch: u64,
     pub(super) chain: u32,
 }
 
-/// Reads the segments, whose names and serial numbers are given in order.
+/// Reads the segments, whose serial numbers and names are given in order. Keeps the newest entries, up
+/// to `tail_bytes`.
 pub(super) fn recover<D: Disk>(
     disk: &D,
     names: &[(u32, String)],
-    mut visit: impl FnMut(&Record),
+    progress: &mut Progress,
     tail_bytes: usize,
-) -> Result<Recovered, OpenError> {
-    let mut content = None::<Content>;
-    let mut tail = Tail::default();
+) -> Result<Active, OpenError> {
+    let Progress { content, tail } = progress;
     let mut previous = None::<(u32, String, u64, u64, u32)>;
     let mut active = None;
     for (i, (serial, name)) in names.iter().enumerate() {
         let (header, file) = segment::load(disk, name, *serial)?;
-        let content = content.get_or_insert_with(|| Content::from_state(header.state));
+        if header.name() != *name {
+            let what = format!("the file has another name: it was {}", header.name());
+            return Err(OpenError::damaged(name, 0, &what));
+        }
+        if i == 0 {
+            *content = Content::from_state(header.state);
+        }
         if let Some((before, before_name, position, batch, chain)) = &previous {
             if before + 1 != *serial {
                 let what = format!("the segment {} before it is missing", serial - 1);
@@ -265,7 +277,6 @@ pub(super) fn recover<D: Disk>(
                         .replay(records.iter(), place)
                         .map_err(|what| damaged(&what))?;
                     for record in records {
-                        visit(&record);
                         tail.apply(record);
                     }
                     tail.shrink(u64::MAX, tail_bytes);
@@ -277,12 +288,15 @@ pub(super) fn recover<D: Disk>(
         };
         previous = Some((*serial, name.clone(), position as u64, batch, chain));
         if i + 1 == names.len() {
-            active = Some((header, position as u64, remains as u64, batch, chain));
+            active = Some(Active {
+                header,
+                position: position as u64,
+                remains: remains as u64,
+                batch,
+                chain,
+            });
         }
     }
-    let (Some(content), Some((header, position, remains, batch, chain))) = (content, active) else {
-        return Err(OpenError::Missing);
-    };
     let purged = next_after(content.state.purged);
     if content.first > purged {
         let name = names.first().map_or("", |(_, name)| name);
@@ -292,15 +306,7 @@ pub(super) fn recover<D: Disk>(
         );
         return Err(OpenError::damaged(name, 0, &what));
     }
-    Ok(Recovered {
-        content,
-        tail,
-        header,
-        position,
-        remains,
-        batch,
-        chain,
-    })
+    active.ok_or(OpenError::Missing)
 }
 
 /// The index that follows.

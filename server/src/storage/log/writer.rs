@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::entry::LogState;
 use super::frame::{PAGE, SECTOR, framed_len, put_batch};
-use super::recover::{Place, Recovered, Segment, SegmentId, next_after, recover};
+use super::recover::{Active, Place, Progress, Segment, SegmentId, next_after, recover};
 use super::segment::{FILL_BYTES, Header, segment_len, serial_of, spare_name, spare_of};
 use super::{LogOptions, Op, OpenError, Shared, Take};
 use crate::storage::{Disk, DiskFile};
@@ -61,7 +61,7 @@ struct Written {
 
 impl<D: Disk> Writer<D> {
     /// Reads the log back, and makes it ready to be written.
-    pub(super) fn open(disk: Arc<D>, options: LogOptions) -> Result<(Self, Recovered), OpenError> {
+    pub(super) fn open(disk: Arc<D>, options: LogOptions) -> Result<(Self, Progress), OpenError> {
         let mut names = disk.list().map_err(|source| OpenError::io("", source))?;
         let mut segments = segments(&names);
         if segments.is_empty() {
@@ -72,27 +72,28 @@ impl<D: Disk> Writer<D> {
             names = disk.list().map_err(|source| OpenError::io("", source))?;
             segments = self::segments(&names);
         }
-        let recovered = recover(&*disk, &segments, |_| {}, options.tail_bytes)?;
-        let writer = Self::after(disk, options, &recovered, &names).map_err(|source| {
+        let mut progress = Progress::default();
+        let active = recover(&*disk, &segments, &mut progress, options.tail_bytes)?;
+        let writer = Self::after(disk, options, &active, &names).map_err(|source| {
             OpenError::io(segments.last().map_or("", |(_, name)| name), source)
         })?;
-        Ok((writer, recovered))
+        Ok((writer, progress))
     }
 
     /// Settles what was read: after this it does not depend on what the kernel has not yet written.
     fn after(
         disk: Arc<D>,
         options: LogOptions,
-        recovered: &Recovered,
+        active: &Active,
         names: &[String],
     ) -> io::Result<Self> {
-        let header = &recovered.header;
+        let header = &active.header;
         let name = header.name();
         let mut file = disk.open(&name)?;
-        let position = recovered.position;
+        let position = active.position;
         // What an unfinished write left behind carries the number of the next batch, and must not
         // be taken for a part of it.
-        let remains = recovered.remains - position;
+        let remains = active.remains - position;
         if remains > 0 {
             file.write_at(position, &vec![0; remains as usize])?;
         }
@@ -109,8 +110,8 @@ impl<D: Disk> Writer<D> {
             len: header.len,
             position,
             page,
-            batch: recovered.batch,
-            chain: recovered.chain,
+            batch: active.batch,
+            chain: active.chain,
             spares: Vec::new(),
             filling: None,
             fill_again_at: 0,
