@@ -7,6 +7,7 @@
 mod data_dir;
 mod disk;
 mod fjall_store;
+mod inspect;
 pub mod log;
 mod mem_store;
 mod real_disk;
@@ -16,6 +17,7 @@ mod state_store;
 pub use data_dir::{DataDir, DataDirError, Identity};
 pub use disk::{Disk, DiskFile};
 pub use fjall_store::{FjallStore, StateError};
+pub use inspect::inspect;
 pub use mem_store::MemStore;
 pub use real_disk::{RealDisk, RealFile};
 pub use sim_disk::{SimDisk, SimFile};

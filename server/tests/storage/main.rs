@@ -2,5 +2,7 @@
 
 mod crash;
 mod damage;
+mod data_dir;
 mod helpers;
 mod log;
+mod state;
