@@ -23,3 +23,6 @@ pub use cursor::{Batch, Cursor, Read, Source};
 pub use history::{History, HistoryView};
 pub use hub::{Due, Mailbox, Registered, WatchHub, Watched, Watcher, WatcherSpec};
 pub use ring::{Recorded, Ring};
+
+#[cfg(test)]
+mod model;
