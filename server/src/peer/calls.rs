@@ -7,7 +7,9 @@ use baton_proto::peer::{Call, Frame, Hello, Purpose, Refused, Reply, call, frame
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::traffic::Link;
 use super::{FRAMES_BUFFERED, PROTOCOL_VERSIONS, PeerNet, PeerStream};
 
 /// Why a question has no answer.
@@ -121,10 +123,14 @@ impl Peers {
 /// Sends questions as they come and hands replies to whoever asked, over one stream at a time.
 async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::Receiver<Question>) {
     let mut next_id = 0_u64;
+    let link = Link::between(peers.shared.member_id, to);
+    // Questions of other kinds wait for a disk or a majority, and their streams open when needed.
+    let is_probe = purpose == Purpose::Heartbeats;
     while let Some(first) = questions.recv().await {
         let mut stream = match peers.open(to, purpose).await {
             Ok(stream) => stream,
             Err(error) => {
+                link.failed();
                 // Those that queued up while opening fail alike; each finds out now, not later.
                 let detail = error.to_string();
                 let _ = first.answer.send(Err(error));
@@ -135,6 +141,9 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
                 continue;
             }
         };
+        if is_probe {
+            link.set_active(true);
+        }
         let mut waiting = BTreeMap::new();
         let mut next = Some(first);
         loop {
@@ -155,13 +164,16 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
                     let _ = answer.send(Err(CallError::Unreachable(to, gone)));
                     break;
                 }
-                waiting.insert(next_id, answer);
+                waiting.insert(next_id, (answer, Instant::now()));
             }
             tokio::select! {
                 biased;
                 frame = stream.rx.next() => match frame {
                     Some(Frame { kind: Some(frame::Kind::Reply(Reply { id, answer })) }) => {
-                        let Some(asker) = waiting.remove(&id) else { continue };
+                        let Some((asker, asked)) = waiting.remove(&id) else { continue };
+                        if is_probe {
+                            link.answered(asked);
+                        }
                         let _ = asker.send(match answer {
                             Some(reply::Answer::Refused(refused)) => Err(CallError::Refused(refused)),
                             Some(answer) => Ok(answer),
@@ -176,6 +188,9 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
                     None => return,
                 },
             }
+        }
+        if is_probe {
+            link.set_active(false);
         }
         // Dropping `waiting` tells every asker that the stream was lost.
     }

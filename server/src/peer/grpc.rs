@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::traffic::Traffic;
 use super::{FRAMES_BUFFERED, PeerNet, PeerStream};
 
 /// Largest frame taken: a snapshot chunk or a batch of entries stays far below, one entry of the
@@ -58,23 +59,26 @@ impl GrpcNet {
             kind: Some(frame::Kind::Hello(hello)),
         };
         let _ = tx.send(first).await;
+        let traffic = Traffic::with(hello.to);
+        let sent = traffic.clone();
         let response = client
-            .stream(ReceiverStream::new(outgoing))
+            .stream(ReceiverStream::new(outgoing).inspect(move |frame| sent.sent(frame)))
             .await
             .map_err(io::Error::other)?;
         let incoming = response.into_inner();
         Ok(PeerStream {
             tx,
-            rx: until_error(incoming),
+            rx: until_error(incoming, traffic),
         })
     }
 }
 
-fn until_error(incoming: Streaming<Frame>) -> BoxStream<'static, Frame> {
+fn until_error(incoming: Streaming<Frame>, traffic: Traffic) -> BoxStream<'static, Frame> {
     futures_util::stream::unfold(incoming, |mut incoming| async move {
         let frame = incoming.message().await.ok()??;
         Some((frame, incoming))
     })
+    .inspect(move |frame| traffic.received(frame))
     .boxed()
 }
 
@@ -118,12 +122,14 @@ impl Peer for Service {
             return Err(Status::invalid_argument("a stream opens with hello"));
         };
         let (tx, outgoing) = mpsc::channel(FRAMES_BUFFERED);
+        let traffic = Traffic::with(hello.from);
         let stream = PeerStream {
             tx,
-            rx: until_error(incoming),
+            rx: until_error(incoming, traffic.clone()),
         };
         (self.accept)(hello, stream).map_err(Status::failed_precondition)?;
-        Ok(Response::new(ReceiverStream::new(outgoing).map(Ok).boxed()))
+        let outgoing = ReceiverStream::new(outgoing).inspect(move |frame| traffic.sent(frame));
+        Ok(Response::new(outgoing.map(Ok).boxed()))
     }
 }
 

@@ -6,6 +6,7 @@
 mod accept;
 mod calls;
 mod grpc;
+mod traffic;
 
 pub use accept::Acceptor;
 pub use calls::{CallError, Peers};
