@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
     let Ok(args) = args else {
         return refuse_usage("an argument is not valid UTF-8");
     };
+    if args.first().is_some_and(|arg| arg == "inspect") {
+        return inspect(&args[1..]);
+    }
     let env: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -66,6 +70,29 @@ fn fail(logging: &Logging, error: &dyn Error) -> ExitCode {
     tracing::error!(%error, "cannot start");
     logging.flush();
     ExitCode::FAILURE
+}
+
+/// `batond inspect <data-dir> [--entries]`; fails if something in it cannot be read.
+fn inspect(args: &[String]) -> ExitCode {
+    let (flags, dirs): (Vec<&str>, Vec<&str>) = args
+        .iter()
+        .map(String::as_str)
+        .partition(|arg| arg.starts_with('-'));
+    let shows_entries = match flags[..] {
+        [] => Some(false),
+        ["--entries" | "-entries"] => Some(true),
+        _ => None,
+    };
+    let (Some(shows_entries), [dir]) = (shows_entries, &dirs[..]) else {
+        return refuse_usage("inspect takes a data directory, and --entries to show entries too");
+    };
+    let found = batond::storage::inspect(Path::new(dir), shows_entries);
+    let printed = print(&format!("{found:#}\n"));
+    let is_damaged = ["identity", "log", "state"].map(|part| !found[part]["error"].is_null());
+    if is_damaged.contains(&true) {
+        return ExitCode::FAILURE;
+    }
+    printed
 }
 
 /// Runs a member until it is told to stop.

@@ -75,3 +75,24 @@ fn a_taken_port_is_named() {
     let expected = format!("listen tcp {address}: bind: address already in use");
     assert!(log.contains(&expected), "{log}");
 }
+
+#[test]
+fn inspecting_a_directory_without_a_member_fails_and_says_so_in_json() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().display().to_string();
+    let output = batond(&["inspect", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(found["log"]["error"].is_string());
+}
+
+#[test]
+fn inspecting_takes_exactly_one_directory() {
+    for args in [
+        &["inspect"][..],
+        &["inspect", "a", "b"],
+        &["inspect", "a", "--all"],
+    ] {
+        assert_eq!(batond(args).status.code(), Some(2), "{args:?}");
+    }
+}

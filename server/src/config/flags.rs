@@ -1018,7 +1018,7 @@ Usage:
     Start a member.
 
   batond inspect <data-dir> [--entries]
-    Show vote, log and state of a stopped member as JSON.
+    Show vote, log and state in a data directory as JSON.
 
   batond --version
     Show the version.
