@@ -127,7 +127,6 @@ impl pb::kv_server::Kv for Kv {
         let Applied::Put(mut response) = committed.response else {
             return Err(RpcError::MalformedEntry.into());
         };
-        counter!("etcd_mvcc_put_total").increment(1);
         response.header = Some(header::at(core, committed.revision));
         Ok(Response::new(response))
     }
@@ -150,7 +149,6 @@ impl pb::kv_server::Kv for Kv {
         let Applied::DeleteRange(mut response) = committed.response else {
             return Err(RpcError::MalformedEntry.into());
         };
-        counter!("etcd_mvcc_delete_total").increment(response.deleted.max(0).cast_unsigned());
         response.header = Some(header::at(core, committed.revision));
         Ok(Response::new(response))
     }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use baton_state_machine::{EventKind, RevisionEvents};
 use bytes::Bytes;
+use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -235,9 +236,17 @@ impl WatchHub {
     /// # Panics
     /// If it is not.
     pub fn publish(&self, revisions: &[Arc<RevisionEvents>]) {
+        let mut puts = 0;
+        let mut deletes = 0;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         for revision in revisions {
+            for event in &revision.events {
+                match event.kind {
+                    EventKind::Put => puts += 1,
+                    EventKind::Delete => deletes += 1,
+                }
+            }
             assert_eq!(
                 revision.revision,
                 inner.published + 1,
@@ -248,6 +257,8 @@ impl WatchHub {
             }
             inner.published = revision.revision;
         }
+        counter!("etcd_mvcc_put_total").increment(puts);
+        counter!("etcd_mvcc_delete_total").increment(deletes);
     }
 
     /// The state was replaced by a snapshot of the leader that stands at `revision`. Call it when
