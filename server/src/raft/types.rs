@@ -240,7 +240,11 @@ fn entry_to_proto(entry: Entry) -> log::Entry {
 fn entry(e: log::Entry) -> Option<Entry> {
     let payload = match e.payload {
         None => EntryPayload::Blank,
-        Some(log::entry::Payload::Command(bytes)) => EntryPayload::Normal(EncodedCommand(bytes)),
+        // A copy, because keys and values that live on are slices of it: a slice of the received frame
+        // would keep every other entry of the frame alive with it.
+        Some(log::entry::Payload::Command(bytes)) => {
+            EntryPayload::Normal(EncodedCommand(Bytes::copy_from_slice(&bytes)))
+        }
         Some(log::entry::Payload::Membership(m)) => EntryPayload::Membership(membership(&m)),
     };
     Some(Entry {
