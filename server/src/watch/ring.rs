@@ -25,7 +25,7 @@ pub struct RingLimits {
 impl Default for RingLimits {
     fn default() -> Self {
         Self {
-            bytes: 64 << 20,
+            bytes: 16 << 20,
             revisions: 100_000,
         }
     }

@@ -69,7 +69,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            tail_bytes: 64 << 20,
+            tail_bytes: 16 << 20,
             batch_bytes: 4 << 20,
             create: true,
             on_fatal: Box::new(|_| {}),
