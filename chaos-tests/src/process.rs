@@ -146,8 +146,14 @@ impl Member {
         arguments
     }
 
-    /// A command that would start this member, for tests that change a flag or expect a refusal.
+    /// A command that would start this member, for tests that expect a refusal.
     pub fn command(&self) -> Command {
+        self.command_with(&[])
+    }
+
+    /// The same with some flags, such as `--name=other`, in place of or beside its own.
+    pub fn command_with(&self, flags: &[String]) -> Command {
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
         let mut command = Command::new(self.program.path());
         // A developer's own cluster must not leak into the test through the environment.
         for (name, _) in std::env::vars_os() {
@@ -156,7 +162,11 @@ impl Member {
                 command.env_remove(&name);
             }
         }
-        command.args(self.arguments()).stdin(Stdio::null());
+        let own = self.arguments();
+        let kept = own
+            .iter()
+            .filter(|own| flags.iter().all(|flag| name(flag) != name(own)));
+        command.args(kept).args(flags).stdin(Stdio::null());
         command
     }
 
