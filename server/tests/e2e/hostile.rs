@@ -200,7 +200,7 @@ async fn a_request_above_the_limit_is_refused_with_etcds_words() {
         .await
         .expect_err("above the limit for messages");
     assert_eq!(larger.code(), Code::ResourceExhausted);
-    let expected = "grpc: received message larger than max (2200009 vs. 2097152)";
+    let expected = "grpc: received message larger than max (2200008 vs. 2097152)";
     assert_eq!(larger.message(), expected);
     still_serves(&mut cluster).await;
 }
