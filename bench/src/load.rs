@@ -52,7 +52,11 @@ impl Outcome {
     pub fn percentile_micros(&self, percent: f64) -> f64 {
         let last = self.count().saturating_sub(1);
         let index = (last as f64 * percent / 100.0) as usize;
-        self.latencies_micros.get(index).copied().unwrap_or(0).into()
+        self.latencies_micros
+            .get(index)
+            .copied()
+            .unwrap_or(0)
+            .into()
     }
 
     pub fn row(&self) -> String {

@@ -333,7 +333,7 @@ impl Session {
                 .push_back(compacted(&core, watch_id, compact_revision));
             return;
         }
-        let cursor = Cursor::new(&watcher, request.prev_kv);
+        let cursor = Cursor::new(&watcher, request.prev_kv, compact_revision);
         let is_behind = !cursor.is_caught_up();
         self.ids.insert(watcher.id(), watch_id);
         self.watches.insert(

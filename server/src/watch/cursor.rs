@@ -83,6 +83,9 @@ impl Batch {
 #[derive(Debug)]
 pub struct Cursor {
     with_prev: bool,
+    /// What the store was compacted to when the watcher came: up to here previous values are gone for
+    /// it, even where the ring still has them, so that every member answers alike.
+    compacted_before: i64,
     next: i64,
     to: i64,
     /// Found by a scan of history and not sent yet; everything between `next` and `backlog_to` that
@@ -94,10 +97,13 @@ pub struct Cursor {
 
 impl Cursor {
     /// The cursor of a watcher that was just registered.
-    pub fn new(watcher: &Watcher, with_prev: bool) -> Self {
+    ///
+    /// `compact_revision` is that of the store at the same moment.
+    pub fn new(watcher: &Watcher, with_prev: bool, compact_revision: i64) -> Self {
         let registered = watcher.registered();
         Self {
             with_prev,
+            compacted_before: compact_revision,
             next: registered.from,
             to: registered.to,
             backlog: VecDeque::new(),
@@ -150,9 +156,10 @@ impl Cursor {
             if batch.is_full() {
                 break;
             }
+            let with_prev = self.with_prev && recorded.revision() > self.compacted_before;
             for (index, event) in recorded.events().iter().enumerate() {
                 if watcher.spec().wants(event.kind, &event.kv.key) {
-                    batch.push(recorded.revision(), recorded.wire(index, self.with_prev));
+                    batch.push(recorded.revision(), recorded.wire(index, with_prev));
                 }
             }
             self.next = recorded.revision() + 1;

@@ -267,7 +267,7 @@ fn random_client(rng: &mut StdRng, member: &Member) -> Option<Client> {
     };
     assert_eq!(watcher.registered().from, expected_from);
     Some(Client {
-        cursor: Cursor::new(&watcher, with_prev),
+        cursor: Cursor::new(&watcher, with_prev, compacted),
         watcher,
         mailbox,
         with_prev,

@@ -78,9 +78,13 @@ impl HistoryScan {
                 if before.is_some_and(|before| before.main < change.main) {
                     visible = before;
                 }
+                // Also where the same revision deleted the key first.
+                let is_creation =
+                    !change.is_tombstone() && before.is_none_or(|before| before.is_tombstone());
                 before = Some(*change);
-                let prev = visible
-                    .filter(|prev| !prev.is_tombstone() && change.main > self.compact_revision);
+                let prev = visible.filter(|prev| {
+                    !is_creation && !prev.is_tombstone() && change.main > self.compact_revision
+                });
                 self.found.push(PastEvent {
                     rev: change.rev(),
                     kind: if change.is_tombstone() {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::index::Written;
 use crate::key_range::KeyRange;
-use crate::{Effect, Event, Rev, RevisionEvents, RowChange, State};
+use crate::{Effect, Event, EventKind, Rev, RevisionEvents, RowChange, State};
 
 /// What an entry changed, besides the state itself.
 #[derive(Debug, Default)]
@@ -142,14 +142,16 @@ impl<'a> NextRevision<'a> {
     }
 
     /// The pair before an event is that of the revision before, also where this revision changed
-    /// the key twice.
+    /// the key twice. A creation has none, though the revision before had what this one deleted first.
     fn settle_prev_kvs(&mut self) {
         let mut before = BTreeMap::new();
         for event in &mut self.events {
             let first = before
                 .entry(event.kv.key.clone())
                 .or_insert_with(|| event.prev_kv.clone());
-            event.prev_kv.clone_from(first);
+            let is_creation =
+                event.kind == EventKind::Put && event.kv.create_revision == event.kv.mod_revision;
+            event.prev_kv = first.clone().filter(|_| !is_creation);
         }
     }
 

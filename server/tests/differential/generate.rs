@@ -42,6 +42,9 @@ pub enum Step {
 /// Streams a watcher can be opened on.
 pub const STREAMS: usize = 3;
 
+/// How deep transactions nest.
+const NESTING: u32 = 3;
+
 pub struct Generator {
     random: StdRng,
     keys: Vec<Bytes>,
@@ -282,7 +285,7 @@ impl Generator {
             0..40 => Some(Op::RequestPut(self.put(world))),
             40..70 => Some(Op::RequestRange(self.range(world))),
             70..85 => Some(Op::RequestDeleteRange(self.delete())),
-            85..99 if depth < 3 => Some(Op::RequestTxn(self.txn_of_depth(world, depth + 1))),
+            85..99 if depth < NESTING => Some(Op::RequestTxn(self.txn_of_depth(world, depth + 1))),
             85..99 => Some(Op::RequestPut(self.put(world))),
             _ => None,
         };
@@ -440,7 +443,7 @@ impl Generator {
         for _ in 0..self.random.random_range(1..15) {
             let step = match self.random.random_range(0..5) {
                 0 => Request::Put(self.put(&world)),
-                1 => Request::Txn(self.txn_of_depth(&world, 1)),
+                1 => Request::Txn(self.txn_of_depth(&world, NESTING)),
                 2 => Request::DeleteRange(self.delete()),
                 3 => Request::LeaseGrant(pb::LeaseGrantRequest {
                     ttl: 500_000,

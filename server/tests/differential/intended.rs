@@ -17,17 +17,50 @@ pub struct Difference {
 }
 
 /// Differences of whole answers.
-pub const INTENDED: &[Difference] = &[Difference {
-    what: "an unknown sort order is refused",
-    why: "etcd refuses it since 3.6; the etcd compared with is an older one that ignores it",
-    explains: |request, baton, _| {
-        matches!(request, Request::Range(range) if sort_order_is_unknown(range))
-            && baton.as_ref().is_err_and(|refusal| {
-                refusal.code == Code::InvalidArgument
-                    && refusal.message == "etcdserver: invalid sort option"
-            })
+pub const INTENDED: &[Difference] = &[
+    Difference {
+        what: "an unknown sort order is refused",
+        why: "etcd refuses it since 3.6; the etcd compared with is an older one that ignores it",
+        explains: |request, baton, _| {
+            matches!(request, Request::Range(range) if sort_order_is_unknown(range))
+                && baton.as_ref().is_err_and(|refusal| {
+                    refusal.code == Code::InvalidArgument
+                        && refusal.message == "etcdserver: invalid sort option"
+                })
+        },
     },
-}];
+    Difference {
+        what: "a transaction with several faults is refused for the first one in the order of its operations",
+        why: "etcd does so since 3.6, older ones look at all puts before all ranges",
+        explains: |request, baton, etcd| {
+            const FAULTS: [&str; 4] = [
+                "etcdserver: key not found",
+                "etcdserver: requested lease not found",
+                "etcdserver: mvcc: required revision has been compacted",
+                "etcdserver: mvcc: required revision is a future revision",
+            ];
+            let is_fault = |outcome: &Outcome| {
+                outcome
+                    .as_ref()
+                    .is_err_and(|refusal| FAULTS.contains(&refusal.message.as_str()))
+            };
+            matches!(request, Request::Txn(_)) && is_fault(baton) && is_fault(etcd)
+        },
+    },
+    Difference {
+        what: "history can be hashed up to the compacted revision itself",
+        why: "etcd does so since 3.6, older ones call that revision compacted",
+        explains: |request, baton, etcd| {
+            let Request::HashKv(asked) = request else {
+                return false;
+            };
+            matches!(baton, Ok(Answer::HashKv(answer)) if answer.compact_revision == asked.revision)
+                && etcd
+                    .as_ref()
+                    .is_err_and(|refusal| refusal.message.ends_with("has been compacted"))
+        },
+    },
+];
 
 /// Fields that are made equal before answers are compared, in `compare::canonical`.
 pub const NORMALISED: &[(&str, &str)] = &[

@@ -37,6 +37,15 @@ struct Write {
     kv: Option<KeyValue>,
 }
 
+impl Write {
+    /// Such an event has no previous pair, also where the same revision deleted the key first.
+    fn is_creation(&self) -> bool {
+        self.kv
+            .as_ref()
+            .is_some_and(|kv| kv.create_revision == kv.mod_revision)
+    }
+}
+
 #[derive(Clone)]
 struct Model {
     history: Vec<Write>,
@@ -388,7 +397,10 @@ impl Model {
                 mod_revision: revision,
                 ..Default::default()
             }),
-            prev_kv: before.get(&write.key).cloned(),
+            prev_kv: before
+                .get(&write.key)
+                .filter(|_| !write.is_creation())
+                .cloned(),
         });
         events.collect()
     }
@@ -401,7 +413,7 @@ impl Model {
                 continue;
             }
             let before = self.pairs_at(main - 1).remove(&write.key);
-            let readable = before.filter(|_| main > self.compact_revision);
+            let readable = before.filter(|_| main > self.compact_revision && !write.is_creation());
             let prev = readable.map(|kv| {
                 let of_it =
                     |other: &&Write| other.key == write.key && other.kv.as_ref() == Some(&kv);
