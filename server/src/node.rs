@@ -36,6 +36,11 @@ use crate::watch::{History, Ring, WatchHub};
 /// How long a stopping member waits for proposals that are under way.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
+/// How long a follower may take to become the leader when it is asked to.
+const HANDOVER_TIME: Duration = Duration::from_millis(400);
+/// How many followers are asked.
+const HANDOVERS_MAX: usize = 2;
+
 /// What a member is told at its start.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -394,13 +399,15 @@ impl Node {
     /// Hands leadership over if this member has it, then stops every part.
     pub async fn stop(self) {
         let core = &self.core;
-        if core.is_leader()
-            && let Some(to) = core.successor()
-        {
-            match core.transfer_leader(to).await {
-                Ok(()) => tracing::info!(to = format!("{to:x}"), "handed leadership over"),
-                Err(error) => {
-                    tracing::warn!(to = format!("{to:x}"), %error, "could not hand leadership over");
+        // A successor may be leaving too, without having said so yet; then the next one is asked.
+        for _ in 0..HANDOVERS_MAX {
+            let Some(to) = core.successor().filter(|_| core.is_leader()) else {
+                break;
+            };
+            match tokio::time::timeout(HANDOVER_TIME, core.transfer_leader(to)).await {
+                Ok(Ok(())) => tracing::info!(to = format!("{to:x}"), "handed leadership over"),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!(to = format!("{to:x}"), "could not hand leadership over");
                 }
             }
         }
