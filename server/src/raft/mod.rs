@@ -101,9 +101,9 @@ fn config(options: &RaftOptions) -> io::Result<Config> {
         cluster_name: "baton".into(),
         heartbeat_interval: heartbeat,
         // A follower campaigns after the leader's lease, which is `election_timeout_max`, and a
-        // random time in this range: 1.2 to 1.6 of the configured timeout, where etcd takes 1 to 2.
-        election_timeout_min: (election * 2 / 5).max(heartbeat + 1),
-        election_timeout_max: election * 4 / 5,
+        // random time in this range: 1 to 1.33 of the configured timeout, where etcd takes 1 to 2.
+        election_timeout_min: (election / 3).max(heartbeat + 1),
+        election_timeout_max: (election * 2 / 3).max(heartbeat * 2 + 2),
         heartbeat_min_interval: Some(heartbeat / 2),
         enable_pre_vote: Some(true),
         // Without it a leader that reaches one bridging member keeps a connected majority from
