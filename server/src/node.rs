@@ -10,8 +10,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_proto::log::Publish;
 use baton_proto::log::command::Op;
+use baton_proto::log::{self, Publish};
 use baton_proto::peer::{FetchSnapshot, Frame, Purpose, frame};
 use baton_state_machine::{Effect, State, Table};
 use bytes::Bytes;
@@ -101,6 +101,24 @@ fn load(store: &dyn StateStore) -> io::Result<State> {
     }
 }
 
+/// The state, its place in the log and its membership; fetched from another member where the log no
+/// longer reaches back to it.
+async fn open(
+    options: &NodeOptions,
+    peers: &Peers,
+    log: &Log,
+    store: &dyn StateStore,
+) -> io::Result<(State, Option<log::LogId>, log::StoredMembership)> {
+    let read = |key: &[u8]| store.get(Table::Meta, key);
+    let (mut applied, mut membership) = raft::read_position(read)?;
+    let purged = log.state().purged;
+    if purged.is_some_and(|purged| applied.is_none_or(|a| a.index < purged.index)) {
+        refill(options, peers, log, store).await?;
+        (applied, membership) = raft::read_position(read)?;
+    }
+    Ok((load(store)?, applied, membership))
+}
+
 /// Pages through both tables in order.
 struct RowReader<'a> {
     store: &'a dyn StateStore,
@@ -155,7 +173,7 @@ async fn refill(
         .filter(|id| *id != me)
         .collect();
     if others.is_empty() {
-        return Err(invalid(
+        return Err(io::Error::other(
             "the applied state is gone and the log no longer reaches back to its beginning; with no \
              other member to fetch it from, restore the data directory from a backup",
         ));
@@ -219,14 +237,15 @@ impl Node {
             peers.set_urls(*id, urls.clone());
         }
 
-        let read = |key: &[u8]| store.get(Table::Meta, key);
-        let (mut applied, mut membership) = raft::read_position(read)?;
-        let purged = log.state().purged;
-        if purged.is_some_and(|purged| applied.is_none_or(|a| a.index < purged.index)) {
-            refill(&options, &peers, &log, &*store).await?;
-            (applied, membership) = raft::read_position(read)?;
-        }
-        let state = load(&*store)?;
+        let (state, applied, membership) = match open(&options, &peers, &log, &*store).await {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "the applied state cannot be read; rebuilding it");
+                store.replace(&mut std::iter::empty())?;
+                open(&options, &peers, &log, &*store).await?
+            }
+            Err(error) => return Err(error),
+        };
         let revision = state.revision();
         // Addresses of members that were added since are in the membership.
         for (id, node) in membership.membership.iter().flat_map(|m| &m.nodes) {

@@ -45,7 +45,17 @@ impl Acceptor {
 
     /// As the network wants it.
     pub fn into_accept(self) -> Accept {
-        Arc::new(move |hello, stream| self.accept(hello, stream))
+        Arc::new(move |hello, stream| {
+            let accepted = self.accept(hello, stream);
+            if let Err(refusal) = &accepted {
+                tracing::warn!(
+                    from = format!("{:x}", hello.from),
+                    refusal,
+                    "refused a member's stream; check --initial-cluster and --initial-cluster-token there"
+                );
+            }
+            accepted
+        })
     }
 
     /// Begins to serve a stream.
