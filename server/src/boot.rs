@@ -5,12 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use baton_proto::peer::{Call, Frame, Hello, Purpose, Reply, TookPartRequest, call, frame, reply};
+use futures_util::StreamExt;
+
 use crate::config::{self, Config};
 use crate::core::Identity;
 use crate::http::{Http, Paths};
 use crate::metrics::Calls;
 use crate::node::{Node, NodeOptions, Parts};
-use crate::peer::{self, GrpcNet};
+use crate::peer::{self, GrpcNet, PeerNet};
 use crate::raft::RaftOptions;
 use crate::serve::{Limits, Listener, Protocols, Runtimes, Server, Services, bind};
 use crate::storage::log::{Driver, Log, LogOptions, OpenError};
@@ -18,6 +21,9 @@ use crate::storage::{self, DataDir, DataDirError, FjallStore, StateError};
 
 /// What is refused by name, above the time an election may take.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// How long a first start waits for another member to say whether it knows this one.
+const WITNESS_TIME: Duration = Duration::from_secs(2);
 
 /// Why a member does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +50,18 @@ pub enum BootError {
         "--initial-cluster-state=existing without data: this version cannot add members to a running cluster; start all members of a new cluster with --initial-cluster-state=new"
     )]
     CannotJoin,
+    /// The others know this member, which has no data.
+    #[error(
+        "data directory {path} is empty, but member {member:x} has already served in this cluster, as member {witness:x} knows. It may have voted and acknowledged writes that it no longer knows of, so it must not go on under its id: restore its data directory, or remove it from the cluster and add it again"
+    )]
+    DataLost {
+        /// The data directory.
+        path: String,
+        /// This member.
+        member: u64,
+        /// Who knows it.
+        witness: u64,
+    },
     /// The peer port is taken.
     #[error(transparent)]
     Listen(io::Error),
@@ -130,6 +148,18 @@ pub async fn start(
         }
         (Some(found), _) => found,
     };
+    let net = GrpcNet::default();
+    if found.is_none()
+        && let Ok(bootstrap) = &bootstrap
+        && let Some(witness) = find_witness(&net, bootstrap).await
+    {
+        return Err(BootError::DataLost {
+            path: data_dir.path().display().to_string(),
+            member: bootstrap.member_id,
+            witness,
+        });
+    }
+    // Only now, so that members of a new cluster that start together do not wait for each other above.
     let peer_listeners = listen(config)?;
 
     let on_fatal = Arc::clone(&fatal);
@@ -181,7 +211,7 @@ pub async fn start(
     let parts = Parts {
         log,
         store,
-        net: Arc::new(GrpcNet::default()),
+        net: Arc::new(net),
         drive: Box::new(drive_flusher),
         fatal,
     };
@@ -194,6 +224,57 @@ pub async fn start(
         peer_listeners,
         _data_dir: data_dir,
     })
+}
+
+/// A member that knows this one from an earlier life. Where none can be asked the cluster is taken to be
+/// new: that is how every cluster begins.
+async fn find_witness(net: &GrpcNet, bootstrap: &config::Bootstrap) -> Option<u64> {
+    let asked = bootstrap
+        .members
+        .iter()
+        .filter(|member| member.id != bootstrap.member_id)
+        .map(|member| async {
+            let took_part = ask_took_part(net, bootstrap, member);
+            match tokio::time::timeout(WITNESS_TIME, took_part).await {
+                Ok(Some(true)) => Some(member.id),
+                _ => None,
+            }
+        });
+    let known = futures_util::future::join_all(asked).await;
+    known.into_iter().flatten().next()
+}
+
+/// `None` if the member does not answer.
+async fn ask_took_part(
+    net: &GrpcNet,
+    bootstrap: &config::Bootstrap,
+    member: &config::BootstrapMember,
+) -> Option<bool> {
+    let hello = Hello {
+        cluster_id: bootstrap.cluster_id,
+        from: bootstrap.member_id,
+        to: member.id,
+        purpose: Purpose::Calls.into(),
+        version_min: peer::PROTOCOL_VERSIONS.0,
+        version_max: peer::PROTOCOL_VERSIONS.1,
+    };
+    let mut stream = net.open(member.peer_urls.clone(), hello).await.ok()?;
+    let question = call::Question::TookPart(TookPartRequest {
+        member_id: bootstrap.member_id,
+    });
+    let call = Call {
+        id: 1,
+        question: Some(question),
+    };
+    let kind = Some(frame::Kind::Call(call));
+    stream.tx.send(Frame { kind }).await.ok()?;
+    match stream.rx.next().await?.kind? {
+        frame::Kind::Reply(Reply {
+            answer: Some(reply::Answer::TookPart(answer)),
+            ..
+        }) => Some(answer.took_part),
+        _ => None,
+    }
 }
 
 /// A damaged state is discarded: it is rebuilt from the log, or from another member.

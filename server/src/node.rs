@@ -172,10 +172,13 @@ async fn refill(
         .copied()
         .filter(|id| *id != me)
         .collect();
-    if others.is_empty() {
+    // Without --initial-cluster the configuration describes a cluster of one, under whatever id.
+    if others.is_empty() || !options.members.contains_key(&me) {
         return Err(io::Error::other(
-            "the applied state is gone and the log no longer reaches back to its beginning; with no \
-             other member to fetch it from, restore the data directory from a backup",
+            "the applied state is gone and the log no longer reaches back to its beginning. If there \
+             are other members, start this one with the --initial-cluster and --initial-cluster-token \
+             of its first start, so that it can fetch the state from one of them; if it is the only \
+             one, restore the data directory from a backup",
         ));
     }
     let purged = log.state().purged.map_or(0, |id| id.index);
@@ -522,7 +525,12 @@ async fn watch_leadership(
         let awaits_first_entry = view.leads && leading.is_none();
         tokio::select! {
             biased;
-            () = &mut on_change => return,
+            () = &mut on_change => {
+                if !*core.stopping().borrow() {
+                    fatal("consensus stopped unexpectedly".to_owned());
+                }
+                return;
+            }
             () = changed.notified() => {}
             _ = applied.changed(), if awaits_first_entry => {}
             _ = tick.tick() => {}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use baton_proto::peer::{
     Call, Frame, Hello, LeaseRemainingResponse, LeaseRenewResponse, ProposeResponse, Purpose,
-    ReadIndexResponse, Refused, Reply, call, frame, refused, reply,
+    ReadIndexResponse, Refused, Reply, TookPartResponse, call, frame, refused, reply,
 };
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
@@ -138,6 +138,7 @@ impl Acceptor {
                 let id = remaining.id;
                 self.remaining(id).await
             }
+            Some(call::Question::TookPart(asked)) => self.took_part(asked.member_id),
             Some(call::Question::Append(_)) => {
                 (self.heard)();
                 self.consensus(&call).await
@@ -192,6 +193,15 @@ impl Acceptor {
                 reply::Answer::Propose(ProposeResponse {})
             }
         }
+    }
+
+    /// A member publishes itself before it serves its first client.
+    fn took_part(&self, member_id: u64) -> reply::Answer {
+        let state = self.core.state().read();
+        let member = state.members().get(&member_id);
+        reply::Answer::TookPart(TookPartResponse {
+            took_part: member.is_some_and(|member| !member.name.is_empty()),
+        })
     }
 
     async fn renew(&self, id: i64) -> reply::Answer {

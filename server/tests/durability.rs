@@ -1,0 +1,304 @@
+//! What an operator may find in the morning: state lost or garbled, a log damaged, a disk full, a member
+//! far behind. Real processes on real directories.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use baton_chaos_tests::process::{Cluster, Member, Program};
+use baton_proto::etcdserverpb as pb;
+
+type Result<T = ()> = anyhow::Result<T>;
+
+fn batond() -> Program {
+    Program::new(env!("CARGO_BIN_EXE_batond"))
+}
+
+/// A server that forgets its log as soon as it may.
+fn forgetful() -> Program {
+    batond()
+        .flag("--snapshot-count=100")
+        .flag("--snapshot-catchup-entries=10")
+}
+
+/// Puts `count` keys one after the other.
+async fn fill(member: &Member, prefix: &str, count: usize) -> Result {
+    let client = member.client();
+    for number in 0..count {
+        client.put(format!("{prefix}{number}"), "value").await?;
+    }
+    Ok(())
+}
+
+/// Puts `count` keys, many at a time.
+async fn fill_fast(member: &Member, prefix: &str, count: usize) -> Result {
+    let client = member.client();
+    let puts = (0..count).map(|number| client.put(format!("{prefix}{number}"), "value"));
+    futures_util::future::try_join_all(puts).await?;
+    Ok(())
+}
+
+/// Hash of everything, read from a member that has caught up with what was acknowledged.
+async fn hash(member: &Member) -> Result<pb::HashKvResponse> {
+    let client = member.client();
+    let revision = client.revision().await?;
+    Ok(client.hash_kv(revision).await?)
+}
+
+async fn assert_same_content(one: &Member, other: &Member) -> Result {
+    let (one, other) = (hash(one).await?, hash(other).await?);
+    assert_eq!(
+        (one.hash, one.hash_revision, one.compact_revision),
+        (other.hash, other.hash_revision, other.compact_revision)
+    );
+    Ok(())
+}
+
+fn in_member_dir(member: &Member, prefix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(member.data_directory().join("member")) else {
+        return Vec::new();
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.starts_with(prefix))
+        })
+        .collect()
+}
+
+fn remove_state(member: &Member) -> Result {
+    for path in in_member_dir(member, "state-") {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+/// Writes over the beginning of every file below `path`.
+fn garble(path: &Path) -> Result {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            garble(&entry?.path())?;
+        }
+        return Ok(());
+    }
+    let mut content = fs::read(path)?;
+    content.iter_mut().take(64).for_each(|byte| *byte ^= 0x5a);
+    Ok(fs::write(path, content)?)
+}
+
+fn first_segment(member: &Member) -> PathBuf {
+    let directory = member.data_directory().join("member/log");
+    let entries = fs::read_dir(directory).expect("a log");
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let segments = paths.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    segments.min().expect("a segment")
+}
+
+/// Starts the member again without what describes a first start.
+fn without_initial_flags(member: &Member) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batond"));
+    let arguments = member.arguments().into_iter();
+    command.args(arguments.filter(|flag| !flag.starts_with("--initial-cluster")));
+    command
+}
+
+/// The reason in the last line of a start that was refused.
+fn refusal(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().expect("a last line");
+    let line: serde_json::Value = serde_json::from_str(last).expect("a line of JSON");
+    assert_eq!(line["level"], "error", "{last}");
+    line["error"].as_str().expect("an error").to_owned()
+}
+
+fn assert_says(reason: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(reason.contains(part), "{part:?} is not in {reason:?}");
+    }
+}
+
+/// A single member with some keys, stopped hard.
+async fn stopped_single(program: &Program) -> Result<Cluster> {
+    let mut cluster = Cluster::start(program, 1).await?;
+    fill(&cluster.members[0], "key", 20).await?;
+    cluster.members[0].kill();
+    Ok(cluster)
+}
+
+#[tokio::test]
+async fn a_lost_state_is_rebuilt_from_the_log() -> Result {
+    let mut cluster = Cluster::start(&batond(), 1).await?;
+    fill(&cluster.members[0], "key", 20).await?;
+    let before = hash(&cluster.members[0]).await?.hash;
+    cluster.members[0].kill();
+    remove_state(&cluster.members[0])?;
+    cluster.members[0].start()?;
+    cluster.ready().await?;
+    assert_eq!(hash(&cluster.members[0]).await?.hash, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_garbled_state_is_rebuilt_from_the_log() -> Result {
+    let mut cluster = Cluster::start(&batond(), 1).await?;
+    fill(&cluster.members[0], "key", 20).await?;
+    let before = hash(&cluster.members[0]).await?.hash;
+    cluster.members[0].kill();
+    for path in in_member_dir(&cluster.members[0], "state-") {
+        garble(&path)?;
+    }
+    cluster.members[0].start()?;
+    cluster.ready().await?;
+    assert_eq!(hash(&cluster.members[0]).await?.hash, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_single_member_without_state_whose_log_was_purged_says_to_restore_a_backup() -> Result {
+    let mut cluster = Cluster::start(&forgetful(), 1).await?;
+    fill_fast(&cluster.members[0], "key", 300).await?;
+    cluster.members[0].terminate().await?;
+    remove_state(&cluster.members[0])?;
+    let reason = refusal(&cluster.members[0].command().output()?);
+    assert_says(&reason, &["the applied state is gone", "from a backup"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_state_beyond_a_purged_log_is_rebuilt_from_another_member() -> Result {
+    let mut cluster = Cluster::start(&forgetful(), 3).await?;
+    fill_fast(&cluster.members[0], "key", 300).await?;
+    cluster.members[2].kill();
+    remove_state(&cluster.members[2])?;
+    cluster.members[2].start()?;
+    cluster.ready().await?;
+    assert_same_content(&cluster.members[0], &cluster.members[2]).await
+}
+
+#[tokio::test]
+async fn a_lost_state_beyond_a_purged_log_asks_for_the_other_members_where_none_are_named() -> Result
+{
+    let mut cluster = Cluster::start(&forgetful(), 3).await?;
+    fill_fast(&cluster.members[0], "key", 300).await?;
+    cluster.members[2].kill();
+    remove_state(&cluster.members[2])?;
+    let mut command = without_initial_flags(&cluster.members[2]);
+    let reason = refusal(&command.output()?);
+    assert_says(&reason, &["the applied state is gone", "--initial-cluster"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_garbled_log_is_refused_by_file_and_offset() -> Result {
+    let cluster = stopped_single(&batond()).await?;
+    let segment = first_segment(&cluster.members[0]);
+    let mut content = fs::read(&segment)?;
+    content[600] ^= 1;
+    fs::write(&segment, content)?;
+    let reason = refusal(&cluster.members[0].command().output()?);
+    let name = segment.file_name().expect("a name").to_string_lossy();
+    assert_says(&reason, &[&name, "at byte 512", "Nothing was changed"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_log_is_refused() -> Result {
+    let cluster = stopped_single(&batond()).await?;
+    let log = cluster.members[0].data_directory().join("member/log");
+    fs::remove_dir_all(log)?;
+    let reason = refusal(&cluster.members[0].command().output()?);
+    assert_says(&reason, &["the log is gone", "restore a backup"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_directory_of_another_cluster_is_refused() -> Result {
+    let cluster = stopped_single(&batond()).await?;
+    let mut command = cluster.members[0].command();
+    let reason = refusal(&command.arg("--initial-cluster-token=other").output()?);
+    assert_says(&reason, &["belongs to member", "--initial-cluster-token"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_directory_of_a_later_format_is_refused() -> Result {
+    let cluster = stopped_single(&batond()).await?;
+    let meta = cluster.members[0].data_directory().join("member/meta.json");
+    let mut content: serde_json::Value = serde_json::from_slice(&fs::read(&meta)?)?;
+    content["format"] = 1000.into();
+    fs::write(&meta, content.to_string())?;
+    let reason = refusal(&cluster.members[0].command().output()?);
+    assert_says(&reason, &["format 1000", "start the version that wrote it"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_process_on_a_directory_is_refused() -> Result {
+    let one = Cluster::start(&batond(), 1).await?;
+    let two = Cluster::new(&batond(), 1)?;
+    let mut command = two.members[0].command();
+    let data = one.members[0].data_directory();
+    let output = command
+        .arg(format!("--data-dir={}", data.display()))
+        .output()?;
+    assert_says(&refusal(&output), &["in use by another process"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_restarts_without_the_flags_of_its_first_start() -> Result {
+    for count in [1, 3] {
+        let mut cluster = Cluster::start(&batond(), count).await?;
+        fill(&cluster.members[0], "key", 5).await?;
+        let before = hash(&cluster.members[0]).await?.hash;
+        for member in &mut cluster.members {
+            member.kill();
+        }
+        let mut processes = Vec::new();
+        for member in &cluster.members {
+            let mut command = without_initial_flags(member);
+            processes.push(command.stderr(Stdio::null()).spawn()?);
+        }
+        let served = tokio::time::timeout(Duration::from_secs(15), async {
+            loop {
+                if let Ok(after) = hash(&cluster.members[0]).await {
+                    return after.hash;
+                }
+                baton_chaos_tests::process::poll_again().await;
+            }
+        })
+        .await;
+        for process in &mut processes {
+            process.kill()?;
+            process.wait()?;
+        }
+        assert_eq!(served?, before, "{count} members");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_member_whose_data_is_gone_is_refused_while_others_remember_it() -> Result {
+    let mut cluster = Cluster::start(&batond(), 3).await?;
+    fill(&cluster.members[0], "key", 5).await?;
+    cluster.members[2].kill();
+    fs::remove_dir_all(cluster.members[2].data_directory())?;
+    let reason = refusal(&cluster.members[2].command().output()?);
+    assert_says(&reason, &["already served in this cluster", "restore"]);
+    fill(&cluster.members[0], "later", 5).await
+}
+
+#[tokio::test]
+async fn a_member_that_never_started_joins_late() -> Result {
+    let mut cluster = Cluster::new(&batond(), 3)?;
+    cluster.members[0].start()?;
+    cluster.members[1].start()?;
+    cluster.ready().await?;
+    fill(&cluster.members[0], "key", 5).await?;
+    cluster.members[2].start()?;
+    cluster.ready().await?;
+    assert_same_content(&cluster.members[0], &cluster.members[2]).await
+}
