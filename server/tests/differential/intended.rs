@@ -71,6 +71,10 @@ pub const NORMALISED: &[(&str, &str)] = &[
     ("HashKVResponse.hash_revision", "etcd has it since 3.6"),
     ("AlarmResponse.header", "etcd 3.4 sends none, later ones do"),
     (
+        "HashKVResponse.hash at a revision without any key",
+        "etcd then also hashes what compaction has yet to remove, so that its members may differ",
+    ),
+    (
         "order of equal elements under a sort target other than the key",
         "etcd's sort is not stable",
     ),
