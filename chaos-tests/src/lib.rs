@@ -5,11 +5,13 @@
 //!
 //! * [`process`] starts, kills, stops and restarts servers on loopback ports.
 //! * [`client`] is one connection to one member, without retries: a failed call means "unknown", never "not done".
+//! * [`etcdctl`] runs the command-line client that users have.
 //! * [`history`] is what clients were told; [`check`] holds the pure functions that judge it.
 //! * [`writers`] and [`watcher`] produce histories; [`kill`] and [`watch`] are whole campaigns.
 
 pub mod check;
 pub mod client;
+pub mod etcdctl;
 pub mod history;
 pub mod kill;
 pub mod process;

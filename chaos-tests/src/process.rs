@@ -175,13 +175,21 @@ impl Member {
     /// # Errors
     /// If the program cannot be executed or its log cannot be opened.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// The same with some flags in place of or beside its own.
+    ///
+    /// # Errors
+    /// As for [`Member::start`].
+    pub fn start_with(&mut self, flags: &[String]) -> Result<()> {
         assert!(self.child.is_none(), "{} is already running", self.name);
         let log: File = OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_file())?;
         let child = self
-            .command()
+            .command_with(flags)
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()

@@ -4,6 +4,7 @@
 //! the calls of a connection never move between cores. This module knows bytes, paths and status
 //! codes; what a call means is the services' business.
 
+mod authority;
 mod grpc;
 mod listen;
 
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::http::{Http, Paths};
 use crate::metrics::Calls;
 
+use authority::Mended;
 use listen::Socket;
 pub use listen::{Listener, bind};
 
@@ -326,7 +328,7 @@ where
         let services = services.clone();
         async move { Ok::<_, Infallible>(answer(protocols, services, request).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Mended::new(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,

@@ -6,6 +6,7 @@
     reason = "a test says when it is skipped and what it measured"
 )]
 
+mod etcdctl;
 mod hostile;
 mod http_endpoints;
 mod kill;
