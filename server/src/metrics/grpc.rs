@@ -163,6 +163,11 @@ impl Calls {
         }
     }
 
+    /// Whether there is a service of this name.
+    pub fn has_service(&self, name: &str) -> bool {
+        SERVICES.iter().any(|(service, _)| *service == name)
+    }
+
     /// Counts a call as started; `None` if there is no such method, which is not counted.
     pub fn start(&self, path: &str) -> Option<Call> {
         let method = Arc::clone(self.series.methods.get(path)?);

@@ -5,17 +5,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::{Services, header};
-use crate::metrics::{Call, Received};
+use crate::metrics::{Call, Calls, Received};
+use crate::service::status::RpcError;
 
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const TIMEOUT: &str = "grpc-timeout";
+const UNIMPLEMENTED: &str = "12";
 
 /// Has a call answered by its service.
 pub(super) async fn answer(services: Services, request: Request<Incoming>) -> Response<Counted> {
@@ -25,7 +27,9 @@ pub(super) async fn answer(services: Services, request: Request<Incoming>) -> Re
         slow_call,
         ..
     } = services;
-    let call = calls.start(request.uri().path());
+    let path = request.uri().path();
+    let call = calls.start(path);
+    let unknown = call.is_none().then(|| unknown_method(&calls, path));
     let timeout = header(request.headers(), TIMEOUT).and_then(parse_timeout);
     let request = request.map(|body| {
         tonic::body::Body::new(Counting {
@@ -44,6 +48,11 @@ pub(super) async fn answer(services: Services, request: Request<Incoming>) -> Re
     };
     let Ok(response) = response;
     let (mut head, body) = response.into_parts();
+    if let Some(unknown) = unknown
+        && header(&head.headers, STATUS) == Some(UNIMPLEMENTED)
+    {
+        overwrite(&mut head.headers, &unknown);
+    }
     let mut counted = Counted {
         body,
         frames: Frames::default(),
@@ -74,23 +83,42 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// tonic refuses a message over the limit in words of its own; clients know those of Go.
+/// tonic refuses in words of its own what is not for a service to refuse; clients know those of Go.
 fn reword(headers: &mut HeaderMap) {
     const OUT_OF_RANGE: &str = "11";
-    const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
-    if header(headers, STATUS) != Some(OUT_OF_RANGE) {
-        return;
-    }
-    let Some(message) = header(headers, MESSAGE) else {
-        return;
-    };
-    if let Some((found, limit)) = parse_too_large(&message.replace("%20", " ")) {
-        let text = format!("grpc: received message larger than max ({found} vs. {limit})");
-        if let Ok(text) = HeaderValue::try_from(text.replace(' ', "%20")) {
-            headers.insert(STATUS, RESOURCE_EXHAUSTED);
-            headers.insert(MESSAGE, text);
+    const INTERNAL: &str = "13";
+    let message = header(headers, MESSAGE).map(|message| message.replace("%20", " "));
+    let refusal = match (header(headers, STATUS), message) {
+        (Some(OUT_OF_RANGE), Some(message)) => parse_too_large(&message).map(|(found, limit)| {
+            Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({found} vs. {limit})"
+            ))
+        }),
+        // Nothing but transactions nests as deep as the decoder counts.
+        (Some(INTERNAL), Some(message)) if message.ends_with("recursion limit reached") => {
+            Some(RpcError::TooManyOps.into())
         }
+        _ => None,
+    };
+    if let Some(refusal) = refusal {
+        overwrite(headers, &refusal);
     }
+}
+
+fn overwrite(headers: &mut HeaderMap, status: &Status) {
+    // Fails for none of the texts written here, and then leaves the code at least.
+    let _ = status.add_header(headers);
+}
+
+/// The refusal of a path that is no method's.
+fn unknown_method(calls: &Calls, path: &str) -> Status {
+    Status::unimplemented(match path.trim_start_matches('/').rsplit_once('/') {
+        None => format!("malformed method name: {path:?}"),
+        Some((service, method)) if calls.has_service(service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+    })
 }
 
 /// Length found and length allowed.
@@ -292,6 +320,21 @@ mod tests {
         assert_eq!(
             status.message(),
             "grpc: received message larger than max (3000000 vs. 2097152)"
+        );
+    }
+
+    #[test]
+    fn a_message_nested_deeper_than_the_decoder_counts_is_a_transaction_of_too_many_operations() {
+        let status = Status::internal(
+            "failed to decode Protobuf message: TxnRequest.success: recursion limit reached",
+        );
+        let mut headers = status.into_http::<()>().headers().clone();
+        reword(&mut headers);
+        let status = Status::from_header_map(&headers).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "etcdserver: too many operations in txn request"
         );
     }
 

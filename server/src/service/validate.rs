@@ -12,6 +12,10 @@ use bytes::Bytes;
 use super::status::RpcError;
 use crate::watch::ranges::{End, Ranges};
 
+/// How deep transactions may be nested. Decoders refuse messages nested deeper than a hundred levels,
+/// a transaction takes two, and what is accepted here still has to be decoded as part of a log entry.
+const NESTING_MAX: usize = 48;
+
 /// Checks a range request.
 ///
 /// # Errors
@@ -85,16 +89,16 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), RpcError> {
 /// transaction has what its parent's longest list leaves.
 ///
 /// # Errors
-/// Too many operations, an operation that is refused by itself or is empty, or a key that one branch
+/// Too many operations or too many levels of them, an operation that is refused by itself or is empty, or a key that one branch
 /// changes twice.
 pub fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), RpcError> {
-    txn_ops(request, ops_max)?;
+    txn_ops(request, ops_max, NESTING_MAX)?;
     changes(&request.success)?;
     changes(&request.failure)?;
     Ok(())
 }
 
-fn txn_ops(request: &TxnRequest, ops_max: usize) -> Result<(), RpcError> {
+fn txn_ops(request: &TxnRequest, ops_max: usize, levels: usize) -> Result<(), RpcError> {
     let longest = request
         .compare
         .len()
@@ -111,7 +115,10 @@ fn txn_ops(request: &TxnRequest, ops_max: usize) -> Result<(), RpcError> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Request::RequestTxn(request)) => txn_ops(request, left)?,
+            Some(Request::RequestTxn(request)) => {
+                let levels = levels.checked_sub(1).ok_or(RpcError::TooManyOps)?;
+                txn_ops(request, left, levels)?;
+            }
             None => return Err(RpcError::KeyNotFound),
         }
     }
@@ -195,6 +202,9 @@ fn deleted_until(delete: &DeleteRangeRequest) -> End {
 
 #[cfg(test)]
 mod tests {
+    use baton_proto::log::{Command, command};
+    use prost::Message;
+
     use super::*;
 
     const OPS_MAX: usize = 128;
@@ -401,6 +411,30 @@ mod tests {
         assert_eq!(parent(100, 29), Err(RpcError::TooManyOps));
         assert_eq!(check(puts(128, 0)), Ok(()));
         assert_eq!(check(puts(129, 0)), Err(RpcError::TooManyOps));
+    }
+
+    #[test]
+    fn the_deepest_transaction_that_is_accepted_can_be_read_back_from_the_log() {
+        let nested = |levels| {
+            let put = txn_op(vec![put_op("a")], vec![]);
+            let deepest = (1..levels).fold(put, |inner, _| txn_op(vec![inner], vec![]));
+            TxnRequest {
+                success: vec![deepest],
+                ..TxnRequest::default()
+            }
+        };
+        let accepted = nested(NESTING_MAX);
+        assert_eq!(txn(&accepted, OPS_MAX), Ok(()));
+        let command = Command {
+            op: Some(command::Op::Txn(accepted)),
+            ..Command::default()
+        };
+        let entry = command.encode_to_vec();
+        assert_eq!(Command::decode(&entry[..]), Ok(command));
+        assert_eq!(
+            txn(&nested(NESTING_MAX + 1), OPS_MAX),
+            Err(RpcError::TooManyOps)
+        );
     }
 
     #[test]
