@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Member, Program};
+use baton_chaos_tests::history::Seen;
+use baton_chaos_tests::process::{Cluster, Member, Program, poll_again};
+use baton_chaos_tests::watcher::ReconnectingWatcher;
 use baton_proto::etcdserverpb as pb;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -267,7 +269,7 @@ async fn a_cluster_restarts_without_the_flags_of_its_first_start() -> Result {
                 if let Ok(after) = hash(&cluster.members[0]).await {
                     return after.hash;
                 }
-                baton_chaos_tests::process::poll_again().await;
+                poll_again().await;
             }
         })
         .await;
@@ -301,4 +303,150 @@ async fn a_member_that_never_started_joins_late() -> Result {
     cluster.members[2].start()?;
     cluster.ready().await?;
     assert_same_content(&cluster.members[0], &cluster.members[2]).await
+}
+
+/// Every revision was put in order and once.
+fn assert_every_revision_once(seen: &[Seen], first: i64, end: i64) {
+    let events = seen.iter().flat_map(|step| match step {
+        Seen::Events(events) => &events[..],
+        Seen::Reconnected(_) | Seen::Compacted(_) => &[],
+    });
+    let revisions: Vec<i64> = events.map(|event| event.revision).collect();
+    let expected: Vec<i64> = (first..=end).collect();
+    assert_eq!(revisions, expected);
+}
+
+#[tokio::test]
+async fn a_member_far_behind_catches_up_by_snapshot_and_its_watchers_miss_nothing() -> Result {
+    let mut cluster = Cluster::start(&forgetful(), 3).await?;
+    let behind = (cluster.leader().await? + 1) % 3;
+    let writer = (behind + 1) % 3;
+    let first = cluster.members[writer].client().revision().await? + 1;
+    let watcher = ReconnectingWatcher::start(vec![cluster.members[behind].url()], first, 1000);
+    fill(&cluster.members[writer], "before", 20).await?;
+    cluster.members[behind].kill();
+    fill_fast(&cluster.members[writer], "meanwhile", 600).await?;
+    cluster.members[behind].start()?;
+    fill(&cluster.members[writer], "after", 20).await?;
+    cluster.ready().await?;
+    let end = cluster.members[writer].client().revision().await?;
+    let seen = watcher.finish(end).await?;
+    assert_every_revision_once(&seen, first, end);
+    assert_same_content(&cluster.members[writer], &cluster.members[behind]).await
+}
+
+#[tokio::test]
+async fn a_member_that_was_stalled_while_the_log_was_purged_keeps_its_watchers() -> Result {
+    let mut cluster = Cluster::start(&forgetful(), 3).await?;
+    let behind = (cluster.leader().await? + 1) % 3;
+    let writer = (behind + 1) % 3;
+    let first = cluster.members[writer].client().revision().await? + 1;
+    let watcher = ReconnectingWatcher::start(vec![cluster.members[behind].url()], first, 1000);
+    fill(&cluster.members[writer], "before", 20).await?;
+    cluster.members[behind].signal(rustix::process::Signal::STOP);
+    for round in 0..6 {
+        fill_fast(&cluster.members[writer], &format!("meanwhile{round}-"), 200).await?;
+    }
+    cluster.members[behind].signal(rustix::process::Signal::CONT);
+    cluster.ready().await?;
+    fill(&cluster.members[writer], "after", 20).await?;
+    let end = cluster.members[writer].client().revision().await?;
+    let seen = watcher.finish(end).await?;
+    assert_every_revision_once(&seen, first, end);
+    assert_same_content(&cluster.members[writer], &cluster.members[behind]).await
+}
+
+/// The message of a put that has to fail.
+async fn refused_put(member: &Member) -> String {
+    let put = member.client().put("one more", "value").await;
+    put.expect_err("a put").message().to_owned()
+}
+
+#[tokio::test]
+async fn a_spent_quota_refuses_writes_until_space_is_made_and_the_alarm_disarmed() -> Result {
+    const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+    let program = batond().flag("--quota-backend-bytes=200000");
+    let cluster = Cluster::start(&program, 1).await?;
+    let member = &cluster.members[0];
+    let client = member.client();
+    let mut refused = None;
+    for number in 0..40 {
+        if let Err(status) = client.put(format!("key{number}"), vec![b'x'; 10_000]).await {
+            refused = Some(status.message().to_owned());
+            break;
+        }
+    }
+    assert_eq!(refused.as_deref(), Some(NO_SPACE));
+    let lease = client
+        .lease()
+        .lease_grant(pb::LeaseGrantRequest { ttl: 10, id: 0 })
+        .await;
+    assert_eq!(lease.expect_err("a lease").message(), NO_SPACE);
+
+    let everything = pb::DeleteRangeRequest {
+        key: "key".into(),
+        range_end: "kez".into(),
+        ..pb::DeleteRangeRequest::default()
+    };
+    client.kv().delete_range(everything).await?;
+    client.compact(client.revision().await?).await?;
+    assert_eq!(refused_put(member).await, NO_SPACE, "the alarm stands");
+
+    let disarm = pb::AlarmRequest {
+        action: pb::alarm_request::AlarmAction::Deactivate.into(),
+        member_id: client.status().await?.header.unwrap_or_default().member_id,
+        alarm: pb::AlarmType::Nospace.into(),
+    };
+    client.maintenance().alarm(disarm).await?;
+    // Compaction makes its space in the background.
+    let written = async {
+        while client.put("one more", "value").await.is_err() {
+            client.maintenance().alarm(disarm).await?;
+            poll_again().await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await?
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr, reason = "a test says when it is skipped")]
+async fn a_sync_that_fails_ends_the_process_and_loses_nothing_that_was_acknowledged() -> Result {
+    let Some(strace) = Program::installed("BATON_STRACE", "strace") else {
+        eprintln!("skipped: strace is not installed");
+        return Ok(());
+    };
+    let mut cluster = Cluster::new(&batond(), 1)?;
+    let member = &mut cluster.members[0];
+    let mut process = Command::new(strace)
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"])
+        .args(["-e", "inject=fdatasync:error=EIO:when=30"])
+        .arg(env!("CARGO_BIN_EXE_batond"))
+        .args(member.arguments())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let client = member.client();
+    let mut acknowledged = 0;
+    let status = loop {
+        if let Some(status) = process.try_wait()? {
+            break status;
+        }
+        match client.put(format!("key{acknowledged}"), "value").await {
+            Ok(_) => acknowledged += 1,
+            Err(_) => poll_again().await,
+        }
+    };
+    assert_eq!(status.code(), Some(1));
+    assert!(acknowledged > 0);
+    member.start()?;
+    cluster.ready().await?;
+    let range = pb::RangeRequest {
+        key: "key".into(),
+        range_end: "kez".into(),
+        count_only: true,
+        ..pb::RangeRequest::default()
+    };
+    let found = cluster.members[0].client().kv().range(range).await?;
+    assert!(found.into_inner().count >= acknowledged);
+    Ok(())
 }
