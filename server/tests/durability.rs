@@ -450,3 +450,71 @@ async fn a_sync_that_fails_ends_the_process_and_loses_nothing_that_was_acknowled
     assert!(found.into_inner().count >= acknowledged);
     Ok(())
 }
+
+/// Mounts a small file system at `$1`, runs the rest there twice, and makes room in between. The mounts are seen by
+/// nobody else and go with the process. Exits with 77 where that is not allowed.
+const TWICE_ON_A_SMALL_DISK: &str = r#"
+    mount -t tmpfs -o size=16m none "$1" || exit 77
+    disk="$1" status="$2"
+    shift 2
+    "$@"
+    echo $? >"$status"
+    mount -o remount,size=128m "$disk"
+    exec "$@"
+"#;
+
+#[tokio::test]
+#[allow(clippy::print_stderr, reason = "a test says when it is skipped")]
+async fn a_full_disk_ends_the_process_and_loses_nothing_that_was_acknowledged() -> Result {
+    let cluster = Cluster::new(&batond(), 1)?;
+    let member = &cluster.members[0];
+    let status = cluster.directory().join("status");
+    fs::create_dir_all(member.data_directory())?;
+    let spawned = Command::new("unshare")
+        .args(["--mount", "sh", "-c", TWICE_ON_A_SMALL_DISK, "sh"])
+        .args([&member.data_directory(), &status])
+        .arg(env!("CARGO_BIN_EXE_batond"))
+        .args(member.arguments())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut process) = spawned else {
+        eprintln!("skipped: unshare is not installed");
+        return Ok(());
+    };
+    let client = member.client();
+    let mut acknowledged = 0;
+    let found = async {
+        while !status.exists() {
+            if let Some(ended) = process.try_wait()? {
+                assert_ne!(ended.code(), Some(0));
+                return anyhow::Ok(None);
+            }
+            let put = client.put(format!("key{acknowledged}"), vec![b'x'; 100_000]);
+            match put.await {
+                Ok(_) => acknowledged += 1,
+                Err(_) => poll_again().await,
+            }
+        }
+        while client.revision().await.is_err() {
+            poll_again().await;
+        }
+        let range = pb::RangeRequest {
+            key: "key".into(),
+            range_end: "kez".into(),
+            count_only: true,
+            ..pb::RangeRequest::default()
+        };
+        let found = client.kv().range(range).await?;
+        Ok(Some(found.into_inner().count))
+    };
+    let found = tokio::time::timeout(Duration::from_secs(20), found).await;
+    process.kill()?;
+    process.wait()?;
+    let Some(found) = found?? else {
+        eprintln!("skipped: mounting is not allowed");
+        return Ok(());
+    };
+    assert_eq!(fs::read_to_string(&status)?.trim(), "1");
+    assert!(found >= acknowledged, "{found} of {acknowledged}");
+    Ok(())
+}

@@ -14,7 +14,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::data_dir::read_identity;
-use super::fjall_store::{self, FjallStore};
+use super::fjall_store::{self, FjallStore, StateError};
 use super::log::{LogEntry, LogId, Payload, survey};
 use super::{RealDisk, Snapshot, StateStore};
 use crate::apply_loop::{APPLIED_KEY, MEMBERSHIP_KEY};
@@ -116,7 +116,14 @@ fn inspect_state(member_dir: &Path) -> io::Result<Value> {
     let copy = TempDir::new()?;
     copy_tree(&member_dir.join(&name), &copy.0.join(&name))?;
     fs::write(copy.0.join("CURRENT"), &name)?;
-    let store = FjallStore::open(&copy.0).map_err(io::Error::other)?;
+    let store = FjallStore::open(&copy.0).map_err(|error| match error {
+        // The copy is gone before anybody reads this.
+        StateError::Damaged { what, .. } => {
+            let path = member_dir.join(&name);
+            io::Error::other(StateError::Damaged { path, what })
+        }
+        error => io::Error::other(error),
+    })?;
     let view = store.snapshot();
     let row = |key| view.get(Table::Meta, key);
     let applied = row(APPLIED_KEY)?.map(log::LogId::decode).transpose()?;
