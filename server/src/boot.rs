@@ -45,6 +45,11 @@ pub enum BootError {
     /// The applied state cannot be opened, and that is not because it is damaged.
     #[error("cannot open the applied state: {0}")]
     State(#[source] StateError),
+    /// The applied state is damaged, and neither log nor another member can replace it.
+    #[error(
+        "{0}, and the log no longer reaches back to its beginning. Nothing was changed. If there are other members, start this one with the --initial-cluster and --initial-cluster-token of its first start, so that it can fetch the state from one of them; if it is the only one, restore the data directory from a backup"
+    )]
+    CannotRebuild(#[source] StateError),
     /// Joining a running cluster needs membership changes.
     #[error(
         "--initial-cluster-state=existing without data: this version cannot add members to a running cluster; start all members of a new cluster with --initial-cluster-state=new"
@@ -176,8 +181,6 @@ pub async fn start(
     })?;
     // The log exists before the directory is anyone's: a claimed directory without one has lost it.
     data_dir.claim(identity)?;
-    let store = Arc::new(open_state(&data_dir)?);
-
     let members: BTreeMap<u64, Vec<String>> = match &bootstrap {
         Ok(b) => b
             .members
@@ -186,6 +189,10 @@ pub async fn start(
             .collect(),
         Err(_) => BTreeMap::new(),
     };
+    let has_others = members.len() > 1 && members.contains_key(&identity.member_id);
+    let can_rebuild = has_others || log.state().purged.is_none();
+    let store = Arc::new(open_state(&data_dir, can_rebuild)?);
+
     let urls = config.advertise_client_urls.iter();
     let options = NodeOptions {
         identity: Identity {
@@ -277,10 +284,14 @@ async fn ask_took_part(
     }
 }
 
-/// A damaged state is discarded: it is rebuilt from the log, or from another member.
-fn open_state(data_dir: &DataDir) -> Result<FjallStore, BootError> {
+/// A damaged state is discarded if it can be rebuilt, from the log or from another member. Otherwise it
+/// stays as it is: it may be the last copy.
+fn open_state(data_dir: &DataDir, can_rebuild: bool) -> Result<FjallStore, BootError> {
     match data_dir.open_state() {
         Ok(store) => Ok(store),
+        Err(error @ StateError::Damaged { .. }) if !can_rebuild => {
+            Err(BootError::CannotRebuild(error))
+        }
         Err(error @ StateError::Damaged { .. }) => {
             tracing::warn!(%error, "the applied state is damaged; rebuilding it");
             data_dir.discard_state().map_err(BootError::Start)?;

@@ -170,6 +170,31 @@ async fn a_single_member_without_state_whose_log_was_purged_says_to_restore_a_ba
 }
 
 #[tokio::test]
+async fn the_damaged_state_of_a_single_member_whose_log_was_purged_is_left_alone() -> Result {
+    let mut cluster = Cluster::start(&forgetful(), 1).await?;
+    fill_fast(&cluster.members[0], "key", 300).await?;
+    cluster.members[0].terminate().await?;
+    let state = in_member_dir(&cluster.members[0], "state-").remove(0);
+    garble(&state)?;
+    let marks = || fs::read(state.join("version"));
+    let before = marks()?;
+    let reason = refusal(&cluster.members[0].command().output()?);
+    assert_says(&reason, &["is damaged", "Nothing was changed", "backup"]);
+    assert_eq!(marks()?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_state_whose_creation_was_cut_short_is_created_anew() -> Result {
+    let mut cluster = stopped_single(&batond()).await?;
+    let state = in_member_dir(&cluster.members[0], "state-").remove(0);
+    // Everything but what is written last.
+    fs::remove_file(state.join("version"))?;
+    cluster.members[0].start()?;
+    cluster.ready().await
+}
+
+#[tokio::test]
 async fn a_lost_state_beyond_a_purged_log_is_rebuilt_from_another_member() -> Result {
     let mut cluster = Cluster::start(&forgetful(), 3).await?;
     fill_fast(&cluster.members[0], "key", 300).await?;

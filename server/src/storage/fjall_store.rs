@@ -379,7 +379,11 @@ fn into_io(error: fjall::Error) -> Result<io::Error, String> {
     let damaged = |error: &io::Error| {
         matches!(
             error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+            io::ErrorKind::NotFound
+                // A store whose creation was cut short.
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::InvalidData
         )
     };
     match error {
