@@ -415,3 +415,88 @@ fn a_disk_that_only_says_it_synced_is_found_out() {
     });
     assert!(found, "twenty campaigns over lying disks lost nothing");
 }
+
+/// Starts a whole cluster from `seed` and runs `story` on it once it serves.
+fn with_cluster<F: Future<Output = ()>>(seed: u64, story: impl FnOnce(Arc<Cluster>) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()
+        .unwrap();
+    runtime.block_on(seeded(seed, async {
+        let cluster = Cluster::start(seed, false).await;
+        for (_, core) in cluster.cores() {
+            while core.read_barrier().await.is_err() {}
+        }
+        story(cluster).await;
+    }));
+}
+
+impl Cluster {
+    fn leader(&self) -> u64 {
+        let cores = self.cores();
+        let leads = cores.iter().find(|(_, core)| core.is_leader());
+        leads.expect("a cluster that serves has a leader").0
+    }
+}
+
+#[test]
+fn a_member_that_was_cut_off_does_not_unseat_the_leader_when_it_returns() {
+    for seed in 0..5 {
+        with_cluster(seed, |cluster| async move {
+            let leader = cluster.leader();
+            let term = cluster.core(leader).unwrap().raft_status().term;
+            let away = leader % MEMBERS + 1;
+            cluster.net.cut(|a, b| a == away || b == away);
+            tokio::time::sleep(20 * ELECTION).await;
+            cluster.net.cut(|_, _| false);
+            tokio::time::sleep(5 * ELECTION).await;
+            for (id, core) in cluster.cores() {
+                let status = core.raft_status();
+                assert_eq!((status.leader, status.term), (leader, term), "member {id}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_leader_that_can_speak_but_not_hear_is_replaced() {
+    for seed in 0..5 {
+        with_cluster(seed, |cluster| async move {
+            let deaf = cluster.leader();
+            cluster.net.cut(|_, b| b == deaf);
+            let other = cluster.core(deaf % MEMBERS + 1).unwrap();
+            let mut leadership = other.leadership();
+            let replaced = leadership.wait_for(|l| l.leader != 0 && l.leader != deaf);
+            let replaced = tokio::time::timeout(10 * ELECTION, replaced).await.is_ok();
+            assert!(replaced, "seed {seed} kept its deaf leader");
+            other.read_barrier().await.expect("the others serve reads");
+            let core = cluster.core(deaf).unwrap();
+            let read = core.read_barrier().await;
+            assert!(read.is_err(), "a deaf member cannot know what is committed");
+        });
+    }
+}
+
+#[test]
+fn a_leader_that_only_a_bridging_member_reaches_gives_way() {
+    for seed in 0..5 {
+        with_cluster(seed, |cluster| async move {
+            let old = cluster.leader();
+            let bridge = old % MEMBERS + 1;
+            // Everyone reaches the bridge; the old leader reaches nobody else.
+            cluster
+                .net
+                .cut(|a, b| (a == old || b == old) && a != bridge && b != bridge);
+            let other = cluster.core(bridge % MEMBERS + 1).unwrap();
+            let served = tokio::time::timeout(20 * ELECTION, async {
+                while other.read_barrier().await.is_err() {}
+            });
+            assert!(
+                served.await.is_ok(),
+                "seed {seed}: the connected majority serves"
+            );
+        });
+    }
+}
