@@ -38,7 +38,10 @@ use listen::Socket;
 pub use listen::{Listener, bind};
 
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Half of it is what a connection may have in small messages that are not read yet, each counted as a
+/// quarter of a kilobyte; beyond, it is taken for an attack and closed. A client that keeps 100,000
+/// leases alive, or opens as many watches, sends as many small messages at once.
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 /// A client that gives up many calls at once is not an attack yet.
 const RESET_STREAMS_PENDING_MAX: usize = 4096;
 /// Tokens and the like; what Go's server takes.

@@ -1,15 +1,17 @@
 //! Requests no well-meaning client makes. Each gets an error, and the server goes on serving everyone else.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use baton_chaos_tests::process::Cluster;
 use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
-use bytes::Bytes;
-use http_body_util::BodyExt;
-use http_body_util::Full;
+use bytes::{Buf, Bytes};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use pb::request_op::Request as Op;
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
@@ -479,6 +481,41 @@ async fn ten_thousand_watchers_on_one_stream_each_get_their_event() {
         );
     }
     still_serves(&mut cluster).await;
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_small_messages_at_once_are_all_answered() {
+    const MESSAGES: usize = 100_000;
+    let cluster = server().await;
+    let endpoint = Endpoint::from_shared(cluster.members[0].url()).expect("a URL");
+    let channel = endpoint.connect().await.expect("a connection");
+    // Each in a frame of its own, as Go's client sends them.
+    let messages = (0..MESSAGES).map(|n| {
+        let id = i64::try_from(n).expect("a small number") + 1;
+        let message = pb::LeaseKeepAliveRequest { id }.encode_to_vec();
+        Ok::<_, Infallible>(Frame::data(Bytes::from(frame(&message))))
+    });
+    let request = http::Request::post("/etcdserverpb.Lease/LeaseKeepAlive")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(StreamBody::new(tokio_stream::iter(
+            messages,
+        ))))
+        .expect("a request");
+    let response = channel.oneshot(request).await.expect("an answer");
+    let answers = response.into_body().collect().await;
+    let answers = answers.expect("the connection stays");
+    let status = answers.trailers().and_then(|map| map.get("grpc-status"));
+    assert_eq!(status.expect("a status"), "0");
+    let mut bytes = answers.to_bytes();
+    let mut answered = 0;
+    while bytes.has_remaining() {
+        assert_eq!(bytes.get_u8(), 0, "not compressed");
+        let length = bytes.get_u32() as usize;
+        bytes.advance(length);
+        answered += 1;
+    }
+    assert_eq!(answered, MESSAGES);
 }
 
 #[tokio::test]
