@@ -30,7 +30,7 @@ use hpack::{integer, put_length, string};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER_BYTES: usize = 9;
-/// What HTTP/2 begins with, and the library never raises.
+/// What HTTP/2 begins with; the server offers no more.
 const FRAME_PAYLOAD_BYTES_MAX: usize = 16_384;
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
