@@ -29,6 +29,8 @@ pub const BATON_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
+/// The store's keys are in memory, on every member.
+const QUOTA_BYTES_ADVISED: u64 = 8 << 30;
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const COMPACTION_BATCH_DEFAULT: usize = 1000;
@@ -358,6 +360,11 @@ fn resolve(settings: Settings) -> Result<Config, String> {
     };
     let mut warnings = settings.warnings.clone();
     warnings.extend(check_feature_gates(get("feature-gates"))?);
+    if quota_backend_bytes.is_some_and(|bytes| bytes > QUOTA_BYTES_ADVISED) {
+        warnings.push(format!(
+            "--quota-backend-bytes={quota} is more than the advised maximum of {QUOTA_BYTES_ADVISED}"
+        ));
+    }
     if get("data-dir").is_empty() {
         warnings.push(format!(
             "no data-dir provided, using default data-dir {}",

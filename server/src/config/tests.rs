@@ -308,6 +308,17 @@ fn the_quota_may_be_lifted() {
 }
 
 #[test]
+fn a_quota_above_eight_gibibytes_is_accepted_with_a_warning() {
+    let warned = |flag| {
+        let warnings = flags(&[flag]).warnings;
+        warnings.iter().any(|warning| warning.contains("advised"))
+    };
+    assert!(warned("--quota-backend-bytes=8589934593"));
+    assert!(!warned("--quota-backend-bytes=8589934592"));
+    assert!(!warned("--quota-backend-bytes=-1"));
+}
+
+#[test]
 fn three_members_are_read_from_initial_cluster() {
     let config = flags(&[
         "--name=b",
