@@ -13,7 +13,7 @@ use prost::Message;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::flusher::Flusher;
+use crate::flusher::{Flusher, QUEUE_BYTES_MAX};
 use crate::lessor::Lessor;
 use crate::peer::{CallError, Peers};
 use crate::raft::{Proposed, Raft};
@@ -292,7 +292,7 @@ impl Core {
         command: Bytes,
     ) -> Result<Committed, ProposeError> {
         let shared = &*self.shared;
-        shared.flusher.room().await;
+        shared.flusher.room(QUEUE_BYTES_MAX).await;
         let mut stopping = shared.stopping.subscribe();
         let mut pause = Pause::default();
         loop {
@@ -334,7 +334,7 @@ impl Core {
             let waiters = Arc::clone(&shared.waiters);
             let done = move |proposed| {
                 if proposed == Proposed::Refused {
-                    waiters.answer(id, Outcome::NotProposed);
+                    waiters.refused(id, term);
                 }
             };
             if shared

@@ -2,7 +2,8 @@
 //!
 //! One task owns all writes, so batches land in apply order. An answer never waits for it; what waits
 //! is the purge of the log, which goes only as far as a snapshot, and a snapshot is taken here after
-//! a sync. When writing falls behind by more than [`QUEUE_BYTES_MAX`], proposals wait.
+//! a sync. When writing falls behind by more than [`QUEUE_BYTES_MAX`], proposals wait, and at
+//! [`BACKLOG_BYTES_MAX`] applying does.
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::storage::{Snapshot, StateStore};
 
 /// Bytes of unwritten rows at which proposals begin to wait.
 pub const QUEUE_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of unwritten rows at which applying waits. Only a member whose store is slower than the
+/// leader's gets there: the proposals that feed it wait for another queue.
+pub const BACKLOG_BYTES_MAX: u64 = 4 * QUEUE_BYTES_MAX;
 /// A sync follows so many written bytes,
 const SYNC_BYTES: u64 = 32 << 20;
 /// or so much time with anything written.
@@ -92,11 +96,11 @@ impl Flusher {
         });
     }
 
-    /// Waits while more than [`QUEUE_BYTES_MAX`] are unwritten.
-    pub async fn room(&self) {
-        while self.queued.bytes.load(Ordering::Relaxed) > QUEUE_BYTES_MAX {
+    /// Waits while more than `bytes_max` are unwritten.
+    pub async fn room(&self, bytes_max: u64) {
+        while self.queued.bytes.load(Ordering::Relaxed) > bytes_max {
             let drained = self.queued.drained.notified();
-            if self.queued.bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX {
+            if self.queued.bytes.load(Ordering::Relaxed) <= bytes_max {
                 return;
             }
             drained.await;

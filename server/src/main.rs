@@ -156,7 +156,11 @@ async fn run(config: &Config, logging: &Logging) -> Result<(), Box<dyn Error>> {
     let clients = bind_clients(config)?;
     let monitors = bind_all(&config.listen_metrics_urls, config)?;
 
-    let mut member = boot::start(config, fatal(logging)).await?;
+    // A start may wait for other members for as long as it takes.
+    let mut member = tokio::select! {
+        started = boot::start(config, fatal(logging)) => started?,
+        _ = stop_asked.wait_for(|asked| *asked) => return Ok(()),
+    };
     let core = member.node.core().clone();
     let calls = Calls::new(config.extensive_metrics);
     let http = Http::new(

@@ -16,7 +16,7 @@ use baton_proto::peer::{FetchSnapshot, Frame, Purpose, frame};
 use baton_state_machine::{Effect, State, Table};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::peer::{Acceptor, PeerNet, Peers};
 use crate::raft::{self, Raft, RaftOptions};
 use crate::read::{ReadRounds, Rounds};
 use crate::storage::StateStore;
-use crate::storage::log::Log;
+use crate::storage::log::{Log, LogId};
 use crate::waiters::Waiters;
 use crate::watch::ring::RingLimits;
 use crate::watch::{History, Ring, WatchHub};
@@ -175,7 +175,7 @@ async fn refill(
     // Without --initial-cluster the configuration describes a cluster of one, under whatever id.
     if others.is_empty() || !options.members.contains_key(&me) {
         return Err(io::Error::other(
-            "the applied state is gone and the log no longer reaches back to its beginning. If there \
+            "the applied state is gone or cannot be read, and the log no longer reaches back to its beginning. If there \
              are other members, start this one with the --initial-cluster and --initial-cluster-token \
              of its first start, so that it can fetch the state from one of them; if it is the only \
              one, restore the data directory from a backup",
@@ -186,6 +186,7 @@ async fn refill(
         for id in &others {
             match fetch(peers, *id).await {
                 Ok(snapshot) if snapshot.last.index >= purged => {
+                    void_conflicting_tail(log, snapshot.last).await?;
                     tracing::info!(
                         index = snapshot.last.index,
                         from = format!("{id:x}"),
@@ -194,7 +195,13 @@ async fn refill(
                     let mut rows = snapshot.rows.into_iter().map(Ok);
                     return store.replace(&mut rows);
                 }
-                Ok(_) => {}
+                Ok(snapshot) => tracing::warn!(
+                    from = format!("{id:x}"),
+                    index = snapshot.last.index,
+                    purged,
+                    "the applied state of the other member is older than what this log begins with; \
+                     trying again"
+                ),
                 Err(error) => tracing::warn!(
                     from = format!("{id:x}"),
                     %error,
@@ -204,6 +211,30 @@ async fn refill(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Entries that never were committed may stand where the snapshot has others. Consensus takes a log that
+/// contradicts the state for damaged, so they go first; the snapshot replaces all before them.
+async fn void_conflicting_tail(log: &Log, snapshot: log::LogId) -> io::Result<()> {
+    let snapshot = LogId {
+        term: snapshot.term,
+        index: snapshot.index,
+    };
+    let state = log.state();
+    let conflicts = |last: LogId| last < snapshot && last.index >= snapshot.index;
+    if !state.last.is_some_and(conflicts) {
+        return Ok(());
+    }
+    let (tx, voided) = oneshot::channel();
+    log.truncate_after(
+        state.purged,
+        Box::new(move |result| {
+            let _ = tx.send(result);
+        }),
+    );
+    voided
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
 }
 
 async fn fetch(peers: &Peers, from: u64) -> io::Result<raft::FetchedSnapshot> {
@@ -244,7 +275,12 @@ impl Node {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "the applied state cannot be read; rebuilding it");
-                store.replace(&mut std::iter::empty())?;
+                // What is there may be the last copy: it goes only when something can take its place.
+                if log.state().purged.is_some() {
+                    refill(&options, &peers, &log, &*store).await?;
+                } else {
+                    store.replace(&mut std::iter::empty())?;
+                }
                 open(&options, &peers, &log, &*store).await?
             }
             Err(error) => return Err(error),

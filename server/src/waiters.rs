@@ -92,6 +92,18 @@ impl Waiters {
         }
     }
 
+    /// The command `id`, proposed in `term`, did not enter the log. Such news may come late: a later
+    /// attempt, in another term, goes on waiting.
+    pub fn refused(&self, id: u64, term: u64) {
+        let mut waiting = self.waiting.lock();
+        if waiting.get(&id).is_some_and(|waiter| waiter.term == term)
+            && let Some(waiter) = waiting.remove(&id)
+        {
+            drop(waiting);
+            let _ = waiter.tx.send(Outcome::NotProposed);
+        }
+    }
+
     /// An entry of `term` was applied, and everything before it.
     pub fn term_applied(&self, term: u64) {
         self.end(|waiter| (waiter.term < term).then_some(Outcome::NotProposed));
@@ -122,5 +134,31 @@ impl Waiters {
         for (waiter, outcome) in ended {
             let _ = waiter.tx.send(outcome);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_refusal_of_an_earlier_attempt_leaves_the_later_one_waiting() {
+        let waiters = Waiters::new(0);
+        let id = waiters.next_id();
+        let first = waiters.wait(id, 1);
+        waiters.term_applied(2);
+        assert!(matches!(first.blocking_recv(), Ok(Outcome::NotProposed)));
+        let _second = waiters.wait(id, 2);
+        waiters.refused(id, 1);
+        assert!(waiters.is_waiting(id));
+    }
+
+    #[test]
+    fn a_refused_attempt_is_told_so() {
+        let waiters = Waiters::new(0);
+        let id = waiters.next_id();
+        let attempt = waiters.wait(id, 1);
+        waiters.refused(id, 1);
+        assert!(matches!(attempt.blocking_recv(), Ok(Outcome::NotProposed)));
     }
 }

@@ -3,19 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use baton_proto::etcdserverpb::{PutRequest, RangeRequest};
-use baton_proto::log::command::Op;
-use baton_state_machine::Response;
+use baton_proto::log::{self, command::Op};
+use baton_state_machine::{Response, RowChange, Table};
+use batond::apply_loop::APPLIED_KEY;
 use batond::core::{Core, Identity};
 use batond::node::{Node, NodeOptions, Parts};
 use batond::raft::{RaftOptions, seeded};
 use batond::sim::SimNet;
-use batond::storage::log::{Driver, Log, LogOptions};
-use batond::storage::{Disk, DiskFile, MemStore, SimDisk};
+use batond::storage::log::{Driver, Log, LogEntry, LogId, LogOptions, Payload};
+use batond::storage::{Disk, DiskFile, MemStore, SimDisk, StateStore};
+use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::time::Instant;
 
 const MEMBERS: u64 = 5;
@@ -91,6 +95,30 @@ struct Cluster {
     starts: Mutex<u64>,
 }
 
+fn node_options(id: u64, members: u64, seed: u64) -> NodeOptions {
+    let members = (1..=members).map(|id| (id, vec![format!("sim://{id}")]));
+    NodeOptions {
+        identity: Identity {
+            member_id: id,
+            cluster_id: 7,
+            request_timeout: Duration::from_secs(7),
+            election_timeout: ELECTION,
+            request_bytes_max: 1 << 20,
+        },
+        name: format!("m{id}"),
+        client_urls: vec![],
+        version: "3.6.14".into(),
+        members: members.collect(),
+        raft: RaftOptions {
+            heartbeat_interval: ELECTION / 10,
+            election_timeout: ELECTION,
+            snapshot_count: 200,
+            catchup_entries: 50,
+            seed,
+        },
+    }
+}
+
 impl Cluster {
     async fn start(seed: u64, lies: bool) -> Arc<Self> {
         let delay = (Duration::from_micros(200), Duration::from_millis(5));
@@ -139,27 +167,7 @@ impl Cluster {
             ..LogOptions::default()
         };
         let log = Log::open(disk, options, driver).expect("a log whose synced part is whole opens");
-        let members = (1..=MEMBERS).map(|id| (id, vec![format!("sim://{id}")]));
-        let options = NodeOptions {
-            identity: Identity {
-                member_id: id,
-                cluster_id: 7,
-                request_timeout: Duration::from_secs(7),
-                election_timeout: ELECTION,
-                request_bytes_max: 1 << 20,
-            },
-            name: format!("m{id}"),
-            client_urls: vec![],
-            version: "3.6.14".into(),
-            members: members.collect(),
-            raft: RaftOptions {
-                heartbeat_interval: ELECTION / 10,
-                election_timeout: ELECTION,
-                snapshot_count: 200,
-                catchup_entries: 50,
-                seed,
-            },
-        };
+        let options = node_options(id, MEMBERS, seed);
         let parts = Parts {
             log,
             store: Arc::new(store),
@@ -499,4 +507,84 @@ fn a_leader_that_only_a_bridging_member_reaches_gives_way() {
             );
         });
     }
+}
+
+impl Cluster {
+    /// Puts until this many are acknowledged.
+    async fn put(&self, count: u64) {
+        let core = self.core(self.leader()).unwrap();
+        for n in 0..count {
+            let put = PutRequest {
+                key: format!("{n}").into(),
+                ..PutRequest::default()
+            };
+            core.propose(Op::Put(put)).await.expect("a put");
+        }
+    }
+}
+
+#[test]
+fn a_member_without_its_state_gets_it_from_members_whose_snapshots_are_older_than_its_log() {
+    with_cluster(3, |cluster| async move {
+        let loser = cluster.leader() % MEMBERS + 1;
+        // A restart between two snapshots: from then on this member takes its own before the others.
+        cluster.put(350).await;
+        cluster.crash(loser).await;
+        cluster.start_member(loser).await;
+        cluster.put(230).await;
+        tokio::time::sleep(ELECTION).await;
+        cluster.crash(loser).await;
+        cluster.members.lock()[&loser].store.wipe();
+        let started = cluster.start_member(loser);
+        let started = tokio::time::timeout(30 * ELECTION, started).await;
+        assert!(
+            started.is_ok(),
+            "nobody writes, and yet it must get its state"
+        );
+        let core = cluster.core(loser).unwrap();
+        core.read_barrier().await.expect("it serves reads");
+        assert_eq!(all_keys(&core).len(), 350);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_cannot_be_read_is_left_alone_where_nothing_can_take_its_place() {
+    let driver = Driver::Task {
+        sync_delay: Box::new(|| Duration::ZERO),
+    };
+    let log = Log::open(SimDisk::new(1), LogOptions::default(), driver).expect("a new log opens");
+    let id = |index| LogId { term: 1, index };
+    let entries = (0..4).map(|index| LogEntry {
+        id: id(index),
+        payload: Payload::Blank,
+    });
+    log.append(entries.collect(), Box::new(|_| ()));
+    log.purge(id(2), Box::new(|_| ()));
+
+    let store = MemStore::new();
+    let applied = log::LogId { term: 1, index: 3 };
+    let row = |table, key: &'static [u8], value: Vec<u8>| RowChange {
+        table,
+        key: Bytes::from_static(key),
+        value: Some(value.into()),
+    };
+    let rows = vec![
+        row(Table::Rev, b"no revision", vec![]),
+        row(Table::Meta, APPLIED_KEY, applied.encode_to_vec()),
+    ];
+    store.write(rows).expect("a store in memory takes rows");
+
+    let parts = Parts {
+        log,
+        store: Arc::new(store.clone()),
+        net: Arc::new(SimNet::new(1, (Duration::ZERO, Duration::ZERO))),
+        drive: Box::new(|work| {
+            tokio::spawn(work.run());
+        }),
+        fatal: Arc::new(|_| {}),
+    };
+    let started = Node::start(node_options(1, 1, 1), parts).await;
+    assert!(started.is_err(), "nobody has what the log lacks");
+    let left = store.scan(Table::Rev, Bound::Unbounded, 10).unwrap();
+    assert_eq!(left.len(), 1, "it may be the last copy");
 }

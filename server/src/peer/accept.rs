@@ -225,16 +225,16 @@ impl Acceptor {
         let Some(first) = stream.rx.next().await else {
             return;
         };
-        let raft = &self.core.shared.raft;
+        let shared = &self.core.shared;
         if let Some(frame::Kind::FetchSnapshot(_)) = first.kind {
-            if let Err(error) = raft.send_snapshot(&stream.tx).await {
+            if let Err(error) = raft::send_state(&shared.flusher, &stream.tx).await {
                 tracing::warn!(%error, "a member asked for a snapshot and did not get it");
             }
             return;
         }
         (self.heard)();
         let rx = futures_util::stream::once(std::future::ready(first)).chain(stream.rx);
-        raft.receive_snapshot(rx.boxed(), stream.tx).await;
+        shared.raft.receive_snapshot(rx.boxed(), stream.tx).await;
     }
 }
 

@@ -30,6 +30,7 @@ use openraft::{Config, Instant, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::mpsc;
 
 use crate::apply_loop::ApplyLoop;
+use crate::flusher::Flusher;
 use crate::peer::{PeerStream, Peers};
 use crate::storage::log::Log;
 use log_store::LogStore;
@@ -140,6 +141,8 @@ impl Raft {
         peers: Peers,
     ) -> io::Result<Self> {
         let config = Arc::new(config(&options)?);
+        // The log is purged up to a snapshot; what a killed process left may not be durable yet.
+        store.sync()?;
         let snapshot = match *apply_loop.applied.borrow() {
             Some(_) => Some(state_machine::snapshot_of(store.snapshot())?),
             None => None,
@@ -413,16 +416,16 @@ impl Raft {
         let kind = Some(frame::Kind::SnapshotResult(result));
         let _ = tx.send(Frame { kind }).await;
     }
+}
 
-    /// Sends this member's newest snapshot to a member that lost its own state.
-    ///
-    /// # Errors
-    /// If there is none, or the stream breaks.
-    pub async fn send_snapshot(&self, tx: &mpsc::Sender<Frame>) -> io::Result<()> {
-        let latest = self.inner.get_snapshot().await.map_err(io::Error::other)?;
-        let latest = latest.ok_or_else(|| io::Error::other("no snapshot yet"))?;
-        snapshot::send(tx, vote(&log::Vote::default()), &latest).await
-    }
+/// Sends what this member has applied to one that lost its own state. It is a snapshot made for the
+/// purpose: the last that consensus took may be older than what the other's log still reaches back to.
+///
+/// # Errors
+/// If the store fails, or the stream breaks.
+pub async fn send_state(flusher: &Flusher, tx: &mpsc::Sender<Frame>) -> io::Result<()> {
+    let now = state_machine::snapshot_of(flusher.snapshot().await?)?;
+    snapshot::send(tx, vote(&log::Vote::default()), &now).await
 }
 
 /// A snapshot as rows, fetched from another member.
@@ -433,7 +436,7 @@ pub struct FetchedSnapshot {
     pub rows: Vec<(baton_state_machine::Table, Bytes, Bytes)>,
 }
 
-/// Receives what [`Raft::send_snapshot`] sends, before consensus runs here.
+/// Receives what [`send_state`] sends, before consensus runs here.
 ///
 /// # Errors
 /// If the stream breaks or what came is damaged.

@@ -18,10 +18,8 @@ use super::types::{
 };
 use crate::storage::Snapshot as View;
 
-/// Rows read from the store, and sent, at a time.
+/// Rows read from the store, and sent, at a time; fewer where they are large, as the store sees to.
 const CHUNK_ROWS: usize = 1024;
-/// Bytes after which a chunk is sent even if it has fewer rows.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// One row: table, key, value.
 pub type Row = (Table, Bytes, Bytes);
@@ -80,9 +78,7 @@ pub async fn send(tx: &mpsc::Sender<Frame>, leader: Vote, snapshot: &Snapshot) -
             let Some((key, _)) = rows.last() else { break };
             last = Some(key.clone());
             let mut chunk = SnapshotChunk::default();
-            let mut bytes = 0;
             for (key, value) in rows {
-                bytes += key.len() + value.len();
                 let row = SnapshotRow {
                     table: table as u32,
                     key,
@@ -91,15 +87,8 @@ pub async fn send(tx: &mpsc::Sender<Frame>, leader: Vote, snapshot: &Snapshot) -
                 end.crc32c = add_to_crc(end.crc32c, &row);
                 end.rows += 1;
                 chunk.rows.push(row);
-                if bytes >= CHUNK_BYTES {
-                    let full = std::mem::take(&mut chunk);
-                    send_frame(tx, frame::Kind::SnapshotChunk(full)).await?;
-                    bytes = 0;
-                }
             }
-            if !chunk.rows.is_empty() {
-                send_frame(tx, frame::Kind::SnapshotChunk(chunk)).await?;
-            }
+            send_frame(tx, frame::Kind::SnapshotChunk(chunk)).await?;
             // Reading blocks; others on this thread get their turn.
             tokio::task::yield_now().await;
         }

@@ -18,7 +18,7 @@ use super::types::{
     membership_to_proto, stored_membership, stored_membership_to_proto,
 };
 use crate::apply_loop::{APPLIED_KEY, ApplyLoop, Entry, MEMBERSHIP_KEY, Payload};
-use crate::flusher::Flusher;
+use crate::flusher::{BACKLOG_BYTES_MAX, Flusher};
 use crate::storage;
 
 /// Entries applied under one hold of the state's lock.
@@ -120,6 +120,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     },
                 });
             }
+            self.apply_loop.flusher.room(BACKLOG_BYTES_MAX).await;
             self.apply_loop.apply(applying);
             for responder in responders {
                 responder.send(());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::{Mutex, RwLock};
 
-use super::{Rows, Snapshot, StateStore};
+use super::{Rows, SCAN_BYTES, Snapshot, StateStore};
 
 /// Names the directory in use.
 const CURRENT: &str = "CURRENT";
@@ -315,14 +315,18 @@ impl Snapshot for FjallSnapshot {
 
     fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows> {
         let range = (from, Bound::Unbounded);
-        self.view
-            .range::<&[u8], _>(self.open.table(table), range)
-            .take(limit)
-            .map(|row| {
-                let (key, value) = row.into_inner().map_err(to_io)?;
-                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
-            })
-            .collect()
+        let mut rows = Rows::new();
+        let mut bytes = 0;
+        let found = self.view.range::<&[u8], _>(self.open.table(table), range);
+        for row in found.take(limit) {
+            let (key, value) = row.into_inner().map_err(to_io)?;
+            bytes += key.len() + value.len();
+            rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
+            if bytes >= SCAN_BYTES {
+                break;
+            }
+        }
+        Ok(rows)
     }
 }
 

@@ -9,7 +9,7 @@ use baton_state_machine::{RowChange, Table};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Rows, Snapshot, StateStore};
+use super::{Rows, SCAN_BYTES, Snapshot, StateStore};
 
 /// Ordered tables in memory. Clones are the same store.
 #[derive(Clone, Debug, Default)]
@@ -136,11 +136,16 @@ impl Snapshot for MemSnapshot {
             Bound::Unbounded => Bound::Included((table, Bytes::new())),
             bound => bound,
         };
-        Ok(self
-            .0
-            .range((from, Bound::Unbounded))
+        let mut bytes = 0;
+        let rows = self.0.range((from, Bound::Unbounded));
+        Ok(rows
             .take_while(|((of, _), _)| *of == table)
             .take(limit)
+            .take_while(|((_, key), value)| {
+                let had = bytes;
+                bytes += key.len() + value.len();
+                had < SCAN_BYTES
+            })
             .map(|((_, key), value)| (key.clone(), value.clone()))
             .collect())
     }

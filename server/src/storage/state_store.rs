@@ -10,6 +10,10 @@ use bytes::Bytes;
 /// Rows of a table in key order.
 pub type Rows = Vec<(Bytes, Bytes)>;
 
+/// Bytes of rows at which a scan returns: rows may be large, and who scans page by page holds a page in
+/// memory and a thread while it is read.
+pub const SCAN_BYTES: usize = 1 << 20;
+
 /// Ordered tables with atomic batches. Written behind the answers by one flusher; read by anyone.
 ///
 /// A batch is visible once [`write`](Self::write) returns, and durable after the next
@@ -21,7 +25,8 @@ pub trait StateStore: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// One row.
     fn get(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>>;
-    /// Up to `limit` rows from `from` on, in key order.
+    /// Up to `limit` rows from `from` on, in key order; fewer where they would take much more than
+    /// [`SCAN_BYTES`], and none only at the end.
     fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
     /// A view that later writes do not change. Cheap.
     fn snapshot(&self) -> Arc<dyn Snapshot>;
@@ -41,6 +46,7 @@ pub trait StateStore: Send + Sync + 'static {
 pub trait Snapshot: Send + Sync + 'static {
     /// One row.
     fn get(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>>;
-    /// Up to `limit` rows from `from` on, in key order.
+    /// Up to `limit` rows from `from` on, in key order; fewer where they would take much more than
+    /// [`SCAN_BYTES`], and none only at the end.
     fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
 }

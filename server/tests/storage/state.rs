@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use baton_state_machine::{RowChange, Table};
-use batond::storage::{FjallStore, MemStore, StateError, StateStore};
+use batond::storage::{FjallStore, MemStore, SCAN_BYTES, StateError, StateStore};
 use bytes::Bytes;
 
 fn key(number: u32) -> Bytes {
@@ -82,6 +82,14 @@ fn keeps_the_promises_of_a_state_store(store: &dyn StateStore) {
             .len(),
         1
     );
+
+    let large = |number| RowChange {
+        value: Some(Bytes::from(vec![0; SCAN_BYTES])),
+        ..put(Table::Meta, number)
+    };
+    store.write(vec![large(10), large(11)]).expect("write");
+    let page = store.scan(Table::Meta, Bound::Unbounded, 10).expect("scan");
+    assert_eq!(page.len(), 2, "a page of large rows is short");
 
     let row = |table, number| Ok((table, key(number), Bytes::from_static(b"new")));
     let rows = [row(Table::Rev, 7), row(Table::Rev, 8), row(Table::Meta, 1)];
