@@ -219,7 +219,10 @@ pub async fn start(
         log,
         store,
         net: Arc::new(net),
-        drive: Box::new(drive_flusher),
+        drive: {
+            let fatal = Arc::clone(&fatal);
+            Box::new(move |work| drive_flusher(work, &*fatal))
+        },
         fatal,
     };
     let node = Node::start(options.clone(), parts)
@@ -310,18 +313,16 @@ fn listen(config: &Config) -> Result<Vec<Listener>, BootError> {
 
 /// The state store's writes block, so they have a thread.
 #[allow(clippy::disallowed_methods, reason = "the real driver of the flusher")]
-fn drive_flusher(work: crate::flusher::Work) {
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(work.run()),
-            Err(error) => tracing::error!(%error, "cannot start the state flusher"),
-        }
-    };
-    let spawned = std::thread::Builder::new().name("flush".into()).spawn(run);
+fn drive_flusher(work: crate::flusher::Work, fatal: &(dyn Fn(String) + Send + Sync)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let spawned = runtime.and_then(|runtime| {
+        std::thread::Builder::new()
+            .name("flush".into())
+            .spawn(move || runtime.block_on(work.run()))
+    });
     if let Err(error) = spawned {
-        tracing::error!(%error, "cannot start the state flusher");
+        fatal(format!("cannot start the state flusher: {error}"));
     }
 }

@@ -547,6 +547,46 @@ fn a_member_without_its_state_gets_it_from_members_whose_snapshots_are_older_tha
     });
 }
 
+#[test]
+fn a_member_without_its_state_gives_up_entries_that_only_it_has_and_starts() {
+    with_cluster(4, |cluster| async move {
+        cluster.put(450).await;
+        let alone = cluster.leader();
+        cluster.net.cut(|a, b| a == alone || b == alone);
+        let writes = (0..10).map(|n| {
+            let core = cluster.core(alone).unwrap();
+            let put = PutRequest {
+                key: format!("alone/{n}").into(),
+                ..PutRequest::default()
+            };
+            tokio::spawn(seeded(n, async move { core.propose(Op::Put(put)).await }))
+        });
+        let writes: Vec<_> = writes.collect();
+        let other = cluster.core(alone % MEMBERS + 1).unwrap();
+        let mut leadership = other.leadership();
+        let replaced = leadership.wait_for(|l| l.leader != 0 && l.leader != alone);
+        drop(replaced.await.expect("a member that runs"));
+        let put = PutRequest {
+            key: "0".into(),
+            ..PutRequest::default()
+        };
+        let put = other.propose(Op::Put(put)).await;
+        put.expect("the majority takes writes in another term");
+        tokio::time::sleep(ELECTION).await;
+        cluster.crash(alone).await;
+        for write in writes {
+            let written = write.await.unwrap();
+            assert!(written.is_err(), "no majority has it");
+        }
+        cluster.members.lock()[&alone].store.wipe();
+        cluster.net.cut(|_, _| false);
+        cluster.start_member(alone).await;
+        let core = cluster.core(alone).unwrap();
+        core.read_barrier().await.expect("it serves reads");
+        assert_eq!(all_keys(&core).len(), 450);
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_state_that_cannot_be_read_is_left_alone_where_nothing_can_take_its_place() {
     let driver = Driver::Task {

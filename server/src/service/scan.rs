@@ -7,11 +7,14 @@ use super::status::RpcError;
 use crate::compactor::ReadPins;
 use crate::core::Core;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Keys visited under one hold of the state's lock.
 const STEP_KEYS: usize = 512;
 /// Times the state may be replaced by a snapshot under a read before it is given up.
 const ATTEMPTS_MAX: usize = 5;
+/// Pause before the next of them.
+const REPLACING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a scan: begins it under the state's lock, pins what it reads, steps, and finishes it outside of
 /// the lock; all over again where the state was replaced meanwhile. Evaluates to the result, and the
@@ -37,6 +40,8 @@ macro_rules! scan {
                 break Ok((found, revision));
             }
             attempts += 1;
+            // The state store is replaced a moment before the state is.
+            tokio::time::sleep(REPLACING_PAUSE).await;
             if attempts == ATTEMPTS_MAX {
                 tracing::error!("the state store does not hold values the index names");
                 break Err(RpcError::HistoryLost);
