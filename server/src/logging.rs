@@ -103,7 +103,7 @@ fn own_max(level: LogLevel) -> LevelFilter {
 fn foreign_max(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Debug => LevelFilter::INFO,
-        LogLevel::Info | LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info | LogLevel::Warn => LevelFilter::ERROR,
         LogLevel::Error => LevelFilter::OFF,
     }
 }

@@ -126,11 +126,16 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
     let link = Link::between(peers.shared.member_id, to);
     // Questions of other kinds wait for a disk or a majority, and their streams open when needed.
     let is_probe = purpose == Purpose::Heartbeats;
+    let mut is_lost = false;
     while let Some(first) = questions.recv().await {
         let mut stream = match peers.open(to, purpose).await {
             Ok(stream) => stream,
             Err(error) => {
                 link.failed();
+                if is_probe && !is_lost {
+                    is_lost = true;
+                    tracing::warn!(member = format!("{to:x}"), %error, "a member cannot be reached");
+                }
                 // Those that queued up while opening fail alike; each finds out now, not later.
                 let detail = error.to_string();
                 let _ = first.answer.send(Err(error));
@@ -143,6 +148,9 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
         };
         if is_probe {
             link.set_active(true);
+            if std::mem::take(&mut is_lost) {
+                tracing::info!(member = format!("{to:x}"), "a member is reached again");
+            }
         }
         let mut waiting = BTreeMap::new();
         let mut next = Some(first);

@@ -17,6 +17,7 @@ use openraft::network::{
 };
 use openraft::raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::snapshot::{self, SnapshotData};
 use super::types::{
@@ -59,6 +60,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         let appends = Appends::Streamed {
             stream: Mutex::new(None),
             in_flight: 0,
+            retry_at: None,
         };
         self.connect(target, node, appends)
     }
@@ -75,6 +77,9 @@ enum Appends {
         /// Never locked: openraft wants its connections shareable between threads, streams are not.
         stream: Mutex<Option<PeerStream>>,
         in_flight: usize,
+        /// Not before this is an unreachable member tried again. openraft's own backoff does not hold
+        /// where proposals keep coming.
+        retry_at: Option<Instant>,
     },
     /// Heartbeats: single questions that never queue behind entries.
     Called,
@@ -225,7 +230,12 @@ impl NetStreamAppend<TypeConfig> for Connection {
                 });
                 return Ok(answers.boxed());
             }
-            let Appends::Streamed { stream, in_flight } = &mut self.appends else {
+            let Appends::Streamed {
+                stream,
+                in_flight,
+                retry_at,
+            } = &mut self.appends
+            else {
                 return Err(unexpected());
             };
             let stream = stream.get_mut();
@@ -235,8 +245,16 @@ impl NetStreamAppend<TypeConfig> for Connection {
                 *in_flight = 0;
             }
             if stream.is_none() {
-                let opened = self.peers.open(self.target, Purpose::Append).await;
-                *stream = Some(opened.map_err(rpc_error)?);
+                if let Some(at) = retry_at.take() {
+                    tokio::time::sleep_until(at).await;
+                }
+                match self.peers.open(self.target, Purpose::Append).await {
+                    Ok(opened) => *stream = Some(opened),
+                    Err(error) => {
+                        *retry_at = Some(Instant::now() + RETRY_INTERVAL);
+                        return Err(rpc_error(error));
+                    }
+                }
             }
             let session = Session {
                 stream,

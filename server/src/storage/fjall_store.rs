@@ -21,6 +21,8 @@ const CURRENT: &str = "CURRENT";
 const CACHE_BYTES: u64 = 32 << 20;
 /// Recovery after a crash reads at most this much journal, at about 10 ms per MB.
 const JOURNAL_BYTES: u64 = 128 << 20;
+/// How often a tree that changes underfoot is walked before that counts as an error.
+const SYNC_WALKS_MAX: usize = 100;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// Bytes of disk that the files below `dir` occupy. Journals are mostly holes, so their lengths say
@@ -361,12 +363,23 @@ fn state_names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Syncs every file and directory below `dir`.
+/// Syncs every file and directory below `dir`, where fjall's own worker may still rename and remove
+/// files: a tree that changed underfoot is walked again.
 fn sync_tree(dir: &Path) -> io::Result<()> {
+    for _ in 1..SYNC_WALKS_MAX {
+        match sync_tree_once(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    sync_tree_once(dir)
+}
+
+fn sync_tree_once(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
+            sync_tree_once(&entry.path())?;
         } else {
             File::open(entry.path())?.sync_all()?;
         }
