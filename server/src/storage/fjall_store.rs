@@ -417,3 +417,34 @@ fn into_io(error: fjall::Error) -> Result<io::Error, String> {
 fn to_io(error: fjall::Error) -> io::Error {
     into_io(error).unwrap_or_else(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "races with the file system")]
+    fn a_tree_whose_files_come_and_go_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let stop = Arc::new(AtomicBool::new(false));
+        let churn = {
+            let stop = Arc::clone(&stop);
+            let path = path.clone();
+            std::thread::spawn(move || {
+                for n in 0_u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (new, last) = (path.join(format!("new-{n}")), path.join("last"));
+                    fs::write(&new, b"x").unwrap();
+                    fs::rename(new, last).unwrap();
+                }
+            })
+        };
+        let synced: Vec<_> = (0..50).map(|_| sync_tree(&path)).collect();
+        stop.store(true, Ordering::Relaxed);
+        churn.join().unwrap();
+        assert!(synced.iter().all(Result::is_ok), "{synced:?}");
+    }
+}
