@@ -186,8 +186,8 @@ impl Lessor {
     }
 
     /// Gives a lease its full time again and returns that time in seconds, 0 if there is no such
-    /// lease. Waits where the lease is about to end. The caller has made sure *before* that this
-    /// member still leads and has applied what was committed.
+    /// lease. Waits where the lease is about to end. The caller has made sure before that what was
+    /// committed is applied, and makes sure *afterwards* that this member still leads.
     ///
     /// # Errors
     /// If this member does not lead.

@@ -79,11 +79,6 @@ impl Waiters {
         self.waiting.lock().remove(&id);
     }
 
-    /// Somebody waits for `id`.
-    pub fn is_waiting(&self, id: u64) -> bool {
-        self.waiting.lock().contains_key(&id)
-    }
-
     /// Tells whoever waits for `id`.
     pub fn answer(&self, id: u64, outcome: Outcome) {
         let waiter = self.waiting.lock().remove(&id);
@@ -139,6 +134,8 @@ impl Waiters {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
 
     #[test]
@@ -148,9 +145,9 @@ mod tests {
         let first = waiters.wait(id, 1);
         waiters.term_applied(2);
         assert!(matches!(first.blocking_recv(), Ok(Outcome::NotProposed)));
-        let _second = waiters.wait(id, 2);
+        let mut second = waiters.wait(id, 2);
         waiters.refused(id, 1);
-        assert!(waiters.is_waiting(id));
+        assert_eq!(second.try_recv().unwrap_err(), TryRecvError::Empty);
     }
 
     #[test]
