@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use baton_proto::log::command::Op;
 use baton_proto::log::{self, Publish};
 use baton_proto::peer::{FetchSnapshot, Frame, Purpose, frame};
 use baton_state_machine::{Effect, State, Table};
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -27,8 +25,8 @@ use crate::lessor::Lessor;
 use crate::peer::{Acceptor, PeerNet, Peers};
 use crate::raft::{self, Raft, RaftOptions};
 use crate::read::{ReadRounds, Rounds};
-use crate::storage::StateStore;
 use crate::storage::log::{Log, LogId};
+use crate::storage::{AllRows, StateStore};
 use crate::waiters::Waiters;
 use crate::watch::ring::RingLimits;
 use crate::watch::{History, Ring, WatchHub};
@@ -86,14 +84,10 @@ fn invalid(error: impl ToString) -> io::Error {
 
 /// Reads the applied state back from its store.
 fn load(store: &dyn StateStore) -> io::Result<State> {
+    let view = store.snapshot();
     let mut failed = None;
-    let mut rows = RowReader {
-        store,
-        table: Some(Table::Rev),
-        last: None,
-        page: Vec::new().into_iter(),
-        failed: &mut failed,
-    };
+    let mut rows =
+        AllRows::of(&*view).map_while(|row| row.map_err(|error| failed = Some(error)).ok());
     let state = State::load(&mut rows).map_err(invalid)?;
     match failed {
         Some(error) => Err(error),
@@ -117,44 +111,6 @@ async fn open(
         (applied, membership) = raft::read_position(read)?;
     }
     Ok((load(store)?, applied, membership))
-}
-
-/// Pages through both tables in order.
-struct RowReader<'a> {
-    store: &'a dyn StateStore,
-    table: Option<Table>,
-    last: Option<Bytes>,
-    page: std::vec::IntoIter<(Bytes, Bytes)>,
-    failed: &'a mut Option<io::Error>,
-}
-
-impl Iterator for RowReader<'_> {
-    type Item = (Table, Bytes, Bytes);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let table = self.table?;
-            if let Some((key, value)) = self.page.next() {
-                self.last = Some(key.clone());
-                return Some((table, key, value));
-            }
-            let from = match &self.last {
-                Some(key) => Bound::Excluded(&key[..]),
-                None => Bound::Unbounded,
-            };
-            match self.store.scan(table, from, 4096) {
-                Ok(rows) if rows.is_empty() => {
-                    self.last = None;
-                    self.table = (table == Table::Rev).then_some(Table::Meta);
-                }
-                Ok(rows) => self.page = rows.into_iter(),
-                Err(error) => {
-                    *self.failed = Some(error);
-                    return None;
-                }
-            }
-        }
-    }
 }
 
 /// The state is older than what the log still has: gets a snapshot from another member, and waits for

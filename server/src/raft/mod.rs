@@ -9,7 +9,7 @@ mod snapshot;
 mod state_machine;
 mod types;
 
-pub use state_machine::{read_all, read_position};
+pub use state_machine::read_position;
 
 use std::collections::BTreeMap;
 use std::io;

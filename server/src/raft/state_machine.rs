@@ -1,7 +1,6 @@
 //! The apply loop, as openraft asks for it.
 
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use baton_proto::log;
@@ -19,7 +18,7 @@ use super::types::{
 };
 use crate::apply_loop::{APPLIED_KEY, ApplyLoop, Entry, MEMBERSHIP_KEY, Payload};
 use crate::flusher::{BACKLOG_BYTES_MAX, Flusher};
-use crate::storage;
+use crate::storage::{self, AllRows};
 
 /// Entries applied under one hold of the state's lock.
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -144,7 +143,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let rows = match snapshot {
             SnapshotData::Rows(rows) => rows,
             // openraft re-installs its own snapshot only into a state that lost it; ours is kept.
-            SnapshotData::View(view) => Arc::new(read_all(&*view)?),
+            SnapshotData::View(view) => Arc::new(AllRows::of(&*view).collect::<io::Result<_>>()?),
         };
         let last = meta.last_log_id.map(log_id_to_proto).unwrap_or_default();
         let membership = stored_membership_to_proto(&meta.last_membership);
@@ -159,26 +158,4 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         Ok(self.snapshot.lock().clone())
     }
-}
-
-/// Every row of a view, table by table in key order.
-///
-/// # Errors
-/// If the view cannot be read.
-pub fn read_all(view: &dyn storage::Snapshot) -> io::Result<Vec<(Table, Bytes, Bytes)>> {
-    let mut all = Vec::new();
-    for table in [Table::Rev, Table::Meta] {
-        let mut last: Option<Bytes> = None;
-        loop {
-            let from = match &last {
-                Some(key) => Bound::Excluded(&key[..]),
-                None => Bound::Unbounded,
-            };
-            let rows = view.scan(table, from, 4096)?;
-            let Some((key, _)) = rows.last() else { break };
-            last = Some(key.clone());
-            all.extend(rows.into_iter().map(|(key, value)| (table, key, value)));
-        }
-    }
-    Ok(all)
 }

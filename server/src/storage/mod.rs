@@ -21,4 +21,4 @@ pub use inspect::inspect;
 pub use mem_store::MemStore;
 pub use real_disk::{RealDisk, RealFile};
 pub use sim_disk::{SimDisk, SimFile};
-pub use state_store::{Rows, SCAN_BYTES, Snapshot, StateStore};
+pub use state_store::{AllRows, Rows, SCAN_BYTES, Snapshot, StateStore};

@@ -50,3 +50,55 @@ pub trait Snapshot: Send + Sync + 'static {
     /// [`SCAN_BYTES`], and none only at the end.
     fn scan(&self, table: Table, from: Bound<&[u8]>, limit: usize) -> io::Result<Rows>;
 }
+
+/// Rows an [`AllRows`] asks for at a time.
+const PAGE_ROWS: usize = 4096;
+
+/// Every row of a view, table by table in key order, read page by page. Ends after the first error.
+pub struct AllRows<'a> {
+    view: &'a dyn Snapshot,
+    table: Option<Table>,
+    last: Option<Bytes>,
+    page: std::vec::IntoIter<(Bytes, Bytes)>,
+}
+
+impl<'a> AllRows<'a> {
+    /// From the first row on.
+    pub fn of(view: &'a dyn Snapshot) -> Self {
+        Self {
+            view,
+            table: Some(Table::Rev),
+            last: None,
+            page: Vec::new().into_iter(),
+        }
+    }
+}
+
+impl Iterator for AllRows<'_> {
+    type Item = io::Result<(Table, Bytes, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let table = self.table?;
+            if let Some((key, value)) = self.page.next() {
+                self.last = Some(key.clone());
+                return Some(Ok((table, key, value)));
+            }
+            let from = match &self.last {
+                Some(key) => Bound::Excluded(&key[..]),
+                None => Bound::Unbounded,
+            };
+            match self.view.scan(table, from, PAGE_ROWS) {
+                Ok(rows) if rows.is_empty() => {
+                    self.last = None;
+                    self.table = (table == Table::Rev).then_some(Table::Meta);
+                }
+                Ok(rows) => self.page = rows.into_iter(),
+                Err(error) => {
+                    self.table = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
