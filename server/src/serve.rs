@@ -22,7 +22,7 @@ use http::{HeaderMap, Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, Handle};
@@ -203,7 +203,7 @@ pub struct Services {
 #[derive(Debug)]
 pub struct Server {
     closing: watch::Sender<bool>,
-    /// Ends when the last connection has ended.
+    /// Ends when the last connection has ended, and the last call of one.
     connections: mpsc::Receiver<Infallible>,
 }
 
@@ -220,7 +220,7 @@ impl Server {
     ) -> io::Result<Self> {
         let (closing, _) = watch::channel(false);
         let (alive, connections) = mpsc::channel(1);
-        let connection_builder = Arc::new(connection_builder(limits));
+        let connection_builder = Arc::new(connection_builder(limits, &alive));
         for (listener, protocols) in listeners {
             let door = Door {
                 protocols,
@@ -254,8 +254,29 @@ impl Server {
     }
 }
 
-fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// Spawns the calls of a connection. They end after it: each is told by its own wake-up.
+#[derive(Clone, Debug)]
+struct Spawner {
+    alive: mpsc::Sender<Infallible>,
+}
+
+impl<F> hyper::rt::Executor<F> for Spawner
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            call.await;
+            drop(alive);
+        });
+    }
+}
+
+fn connection_builder(limits: &Limits, alive: &mpsc::Sender<Infallible>) -> auto::Builder<Spawner> {
+    let mut builder = auto::Builder::new(Spawner {
+        alive: alive.clone(),
+    });
     builder.http1().timer(TokioTimer::new());
     builder
         .http2()
@@ -275,7 +296,7 @@ fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 struct Door {
     protocols: Protocols,
     services: Services,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    builder: Arc<auto::Builder<Spawner>>,
     closing: watch::Receiver<bool>,
     alive: mpsc::Sender<Infallible>,
 }
