@@ -1,0 +1,3 @@
+//! Baton's command line.
+
+fn main() {}
