@@ -18,6 +18,7 @@ mod watch;
 
 pub use baton_proto::etcdserverpb as pb;
 pub use baton_proto::mvccpb;
+pub use tonic::Code;
 
 pub use boot_time::BootInstant;
 pub use client::Client;
