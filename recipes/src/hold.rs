@@ -143,7 +143,7 @@ impl<G> Acquire<G> {
             began,
         };
         let hold = attempt.begin(&self.session, turn).await?;
-        hold.ok_or_else(|| Error::Lost(LossReason::Removed))
+        hold.ok_or(Error::Lost(LossReason::Removed))
     }
 
     /// Holds if nobody does and nobody waits.

@@ -13,14 +13,17 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// A server of one member, and a client of it.
 pub struct Server {
     pub client: Client,
-    pub cluster: Cluster,
+    _cluster: Cluster,
 }
 
 impl Server {
     pub async fn start(program: &Program) -> Self {
         let cluster = Cluster::start(program, 1).await.unwrap();
         let client = Client::new(cluster.urls()).unwrap();
-        Self { client, cluster }
+        Self {
+            client,
+            _cluster: cluster,
+        }
     }
 
     pub async fn session(&self) -> Session {
