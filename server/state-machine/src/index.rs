@@ -21,6 +21,7 @@ use baton_proto::etcdserverpb::PutRequest;
 use baton_proto::mvccpb::KeyValue;
 use bytes::Bytes;
 
+use crate::directories::{Covering, Directories};
 use crate::key_range::KeyRange;
 use crate::{Event, EventKind, Rev, RowChange, rows};
 
@@ -76,6 +77,11 @@ impl KeyEntry {
     /// The newest change and its value, unless the key is deleted.
     pub fn live(&self) -> Option<(&Change, &Bytes)> {
         (!self.newest.is_tombstone()).then_some((&self.newest, &self.value))
+    }
+
+    /// Where the key was created, unless it is deleted.
+    pub fn created(&self) -> Option<i64> {
+        self.live().map(|(change, _)| change.create_revision)
     }
 
     /// What is visible at `revision`. The value comes with it if it is in memory.
@@ -164,6 +170,8 @@ pub(crate) struct Written {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Index {
     keys: BTreeMap<Bytes, KeyEntry>,
+    /// The live ones by the order in which they were created.
+    directories: Directories,
     /// Keys that are not deleted.
     live: usize,
     /// Bytes of all rows.
@@ -194,6 +202,20 @@ impl Index {
 
     pub fn range(&self, range: &KeyRange) -> btree_map::Range<'_, Bytes, KeyEntry> {
         self.keys.range::<[u8], _>(range.bounds())
+    }
+
+    /// The live keys of `range` by the order in which they were created, where they are kept in it.
+    pub fn covering(&self, range: &KeyRange) -> Option<Covering<'_>> {
+        self.directories.covering(range)
+    }
+
+    /// The directories, made anew.
+    pub fn check_directories(&self) -> bool {
+        let mut directories = Directories::default();
+        for (key, entry) in &self.keys {
+            directories.moved(key, None, entry.created());
+        }
+        directories == self.directories
     }
 
     /// The part of `range` above `after`.
@@ -246,7 +268,7 @@ impl Index {
             version: kv.version,
             lease: kv.lease,
         };
-        let was_live = live.is_some();
+        let created_before = live.map(|(change, _)| change.create_revision);
         let mut prev_kv = None;
         let mut repeated = false;
         match entry {
@@ -254,7 +276,7 @@ impl Index {
                 let before = entry.newest;
                 repeated = before.main == rev.main;
                 let value = entry.push(change, kv.value.clone());
-                prev_kv = was_live.then(|| before.pair(kv.key.clone(), value));
+                prev_kv = created_before.map(|_| before.pair(kv.key.clone(), value));
             }
             None => {
                 // Its own copy: the key outlives this row and the frame of the request.
@@ -270,7 +292,13 @@ impl Index {
                 );
             }
         }
-        self.live += usize::from(!was_live);
+        if created_before.is_none() {
+            self.live += 1;
+            if let Some((key, _)) = self.keys.get_key_value(&kv.key[..]) {
+                self.directories
+                    .moved(key, None, Some(change.create_revision));
+            }
+        }
         self.bytes += u64::from(change.row_bytes);
         Written {
             row,
@@ -291,6 +319,7 @@ impl Index {
                 continue;
             }
             let repeated = entry.newest.main == rev.main;
+            let created = entry.newest.create_revision;
             let (row, tombstone, before) = entry.delete(key, rev);
             let kv = KeyValue {
                 key: key.clone(),
@@ -303,6 +332,7 @@ impl Index {
                 prev_kv: Some(before),
             };
             self.live -= 1;
+            self.directories.moved(key, Some(created), None);
             self.bytes += u64::from(tombstone.row_bytes);
             rev.sub += 1;
             deleted(Written {
@@ -316,14 +346,22 @@ impl Index {
     /// Takes a row of the state store back in. Rows come in the order they were written.
     pub fn restore(&mut self, change: Change, key: Bytes, value: Bytes) {
         self.bytes += u64::from(change.row_bytes);
-        self.live += usize::from(!change.is_tombstone());
+        let created = (!change.is_tombstone()).then_some(change.create_revision);
+        self.live += usize::from(created.is_some());
         match self.keys.get_mut(&key[..]) {
             Some(entry) => {
-                self.live -= usize::from(!entry.newest.is_tombstone());
+                let created_before = entry.created();
+                self.live -= usize::from(created_before.is_some());
                 entry.push(change, value);
+                if created_before != created
+                    && let Some((key, _)) = self.keys.get_key_value(&key[..])
+                {
+                    self.directories.moved(key, created_before, created);
+                }
             }
             None => {
                 let key = Bytes::copy_from_slice(&key);
+                self.directories.moved(&key, None, created);
                 self.keys.insert(
                     key,
                     KeyEntry {

@@ -47,6 +47,9 @@ impl State {
                 self.index.live()
             ));
         }
+        if !self.index.check_directories() {
+            return Err("the keys are not listed in the order of their creation".to_owned());
+        }
         if bytes != self.index.bytes() {
             return Err(format!(
                 "rows have {bytes} bytes, counted {}",

@@ -70,6 +70,16 @@ impl KeyRange {
         self.end == End::Unbounded
     }
 
+    /// Whether it holds exactly the keys that begin with `start`, and `start` ends in `/`.
+    pub(crate) fn is_directory(&self) -> bool {
+        match (&self.end, self.start.split_last()) {
+            (End::Before(end), Some((b'/', parents))) => {
+                end.split_last() == Some((&(b'/' + 1), parents))
+            }
+            _ => false,
+        }
+    }
+
     /// The bounds of what is left after `after`, in a form ordered maps accept without panicking.
     pub(crate) fn bounds_after<'a>(
         &'a self,

@@ -9,6 +9,7 @@ mod alarm;
 mod applied;
 mod archive;
 mod compaction;
+mod directories;
 mod hash;
 mod history;
 mod index;

@@ -6,9 +6,12 @@ use baton_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use baton_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use bytes::Bytes;
 
-use crate::index::{Change, KeyEntry};
+use crate::index::{Change, Index, KeyEntry};
 use crate::key_range::KeyRange;
 use crate::{Archive, State};
+
+/// Keys that are looked up in one go at most, where the index knows which they are.
+const LOOKED_UP_MAX: usize = 4096;
 
 /// A range request under way. It reads at the revision it began with, whatever is applied between
 /// its steps, as long as compaction removes nothing visible at [`revision`](Self::revision).
@@ -20,7 +23,7 @@ pub struct RangeScan {
     /// The last key seen by an earlier step.
     after: Option<Bytes>,
     done: bool,
-    /// Known from the start where the range covers all keys.
+    /// Known from the start where the range covers all keys, or whole directories.
     total: Option<usize>,
     seen: usize,
     keep: Keep,
@@ -99,21 +102,66 @@ impl RangeScan {
     ) -> Self {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let order = Order::of(request);
-        let total = (is_newest && !range.is_single() && state.index.is_within(&range))
-            .then(|| state.index.live());
-        RangeScan {
+        let mut scan = RangeScan {
             request: request.clone(),
             revision,
             after: None,
             done: false,
-            total,
+            total: None,
             seen: 0,
             keep: Keep::of(request, order),
             order,
             picks: Vec::new(),
             worst: None,
             range,
+        };
+        if is_newest && !scan.range.is_single() {
+            scan.look_up(&state.index);
         }
+        scan
+    }
+
+    /// Takes what the index knows of all live keys of the range: how many there are, and which were
+    /// created first or last. Often nothing is left to visit then.
+    fn look_up(&mut self, index: &Index) {
+        if index.is_within(&self.range) {
+            self.total = Some(index.live());
+        }
+        let Some(covering) = index.covering(&self.range) else {
+            return;
+        };
+        self.total = Some(covering.len());
+        let by_creation =
+            self.order.target == SortTarget::Create && !filters_modification(&self.request);
+        let most = match self.keep {
+            Keep::Nothing => 0,
+            Keep::Best(most)
+                if by_creation && most.saturating_mul(covering.directories()) <= LOOKED_UP_MAX =>
+            {
+                most
+            }
+            _ => return,
+        };
+        self.done = true;
+        let min = self.request.min_create_revision;
+        let max = match self.request.max_create_revision {
+            0 => i64::MAX,
+            max => max,
+        };
+        let keys = if self.order.descending {
+            covering.last_created(min, max, most)
+        } else {
+            covering.first_created(min, max, most)
+        };
+        let picks = keys.into_iter().filter_map(|key| {
+            let (change, value) = index.get(key)?.live()?;
+            Some(Pick {
+                key: key.clone(),
+                change: *change,
+                value: Some(value.clone()),
+            })
+        });
+        self.picks.extend(picks);
     }
 
     /// The revision it reads at: what compaction must leave in place until it is finished.
@@ -123,6 +171,9 @@ impl RangeScan {
 
     /// Visits up to `max_keys` more keys (at least one). True once there is nothing left to visit.
     pub fn step(&mut self, state: &State, max_keys: usize) -> bool {
+        if self.done {
+            return true;
+        }
         let after = self.after.take();
         let mut last: Option<&Bytes> = None;
         for (visited, (key, entry)) in state
@@ -262,10 +313,13 @@ impl Keep {
 }
 
 fn filters(request: &RangeRequest) -> bool {
-    request.min_mod_revision != 0
-        || request.max_mod_revision != 0
+    filters_modification(request)
         || request.min_create_revision != 0
         || request.max_create_revision != 0
+}
+
+fn filters_modification(request: &RangeRequest) -> bool {
+    request.min_mod_revision != 0 || request.max_mod_revision != 0
 }
 
 fn passes_filters(request: &RangeRequest, change: &Change) -> bool {

@@ -9,7 +9,7 @@ use baton_proto::etcdserverpb::{
 };
 use bytes::Bytes;
 
-use crate::index::Change;
+use crate::index::{Change, KeyEntry};
 use crate::key_range::KeyRange;
 use crate::range_scan::RangeScan;
 use crate::revision::NextRevision;
@@ -52,6 +52,9 @@ fn taken(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 /// Whether the condition is true of every key in its range.
 fn holds(state: &State, compare: &Compare) -> bool {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
+    if let Some(settled) = settled_by_creation(state, compare, &range) {
+        return settled;
+    }
     let mut any = false;
     for (_, entry) in state.index.range(&range) {
         let Some((change, value)) = entry.live() else {
@@ -63,6 +66,29 @@ fn holds(state: &State, compare: &Compare) -> bool {
         }
     }
     any || holds_for(compare, None)
+}
+
+/// Decides by the keys created first and last, where that is enough: a lock is free if there is no key
+/// under its name, however many have been there.
+fn settled_by_creation(state: &State, compare: &Compare, range: &KeyRange) -> Option<bool> {
+    let covering = state.index.covering(range)?;
+    if covering.len() == 0 {
+        return Some(holds_for(compare, None));
+    }
+    let mut ends = covering.first_created(i64::MIN, i64::MAX, 1);
+    ends.extend(covering.last_created(i64::MIN, i64::MAX, 1));
+    let holds_at_ends = ends
+        .into_iter()
+        .all(|key| holds_for(compare, state.index.get(key).and_then(KeyEntry::live)));
+    let is_between = compare.target == CompareTarget::Create as i32
+        && compare.result != CompareResult::NotEqual as i32;
+    if !holds_at_ends {
+        Some(false)
+    } else if is_between {
+        Some(true)
+    } else {
+        None
+    }
 }
 
 fn holds_for(compare: &Compare, pair: Option<(&Change, &Bytes)>) -> bool {

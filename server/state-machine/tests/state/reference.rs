@@ -490,18 +490,35 @@ impl Model {
 /// Draws requests that meet each other often: few keys, few leases, revisions near the edges.
 struct Requests {
     rng: StdRng,
+    /// What keys are made of; with a `/`, many ranges are of a directory and many are sorted by creation.
+    letters: &'static [u8],
     revision: i64,
     compact_revision: i64,
 }
 
 impl Requests {
     fn key(&mut self) -> Bytes {
-        let letters = [b'a', b'b', b'c', 0, 0xff];
-        let len = self.rng.random_range(1..=2);
+        let len = self
+            .rng
+            .random_range(1..=if self.has_directories() { 4 } else { 2 });
         (0..len)
-            .map(|_| *letters.choose(&mut self.rng).expect("letters"))
+            .map(|_| *self.letters.choose(&mut self.rng).expect("letters"))
             .collect::<Vec<u8>>()
             .into()
+    }
+
+    fn has_directories(&self) -> bool {
+        self.letters.contains(&b'/')
+    }
+
+    fn key_and_range_end(&mut self) -> (Bytes, Bytes) {
+        if !self.has_directories() || self.often(30) {
+            return (self.key(), self.range_end());
+        }
+        let mut parents = self.key().to_vec();
+        parents.truncate(2);
+        let with = |last: u8| Bytes::from([&parents[..], &[last]].concat());
+        (with(b'/'), with(b'0'))
     }
 
     fn range_end(&mut self) -> Bytes {
@@ -546,9 +563,10 @@ impl Requests {
     }
 
     fn range(&mut self) -> RangeRequest {
+        let (key, range_end) = self.key_and_range_end();
         RangeRequest {
-            key: self.key(),
-            range_end: self.range_end(),
+            key,
+            range_end,
             limit: self.rng.random_range(-1..5),
             revision: if self.often(3) {
                 -1
@@ -556,7 +574,11 @@ impl Requests {
                 self.revision_or_zero(40)
             },
             sort_order: self.rng.random_range(0..3),
-            sort_target: self.rng.random_range(0..5),
+            sort_target: if self.has_directories() && self.often(60) {
+                SortTarget::Create as i32
+            } else {
+                self.rng.random_range(0..5)
+            },
             serializable: false,
             keys_only: self.often(20),
             count_only: self.often(15),
@@ -593,6 +615,7 @@ impl Requests {
     }
 
     fn compare(&mut self) -> Compare {
+        let (key, range_end) = self.key_and_range_end();
         let union = match self.rng.random_range(0..7) {
             0 => Some(TargetUnion::Version(self.rng.random_range(0..3))),
             1 => Some(TargetUnion::CreateRevision(self.some_revision())),
@@ -615,11 +638,11 @@ impl Requests {
             } else {
                 self.rng.random_range(0..5)
             },
-            key: self.key(),
-            range_end: if self.often(70) {
+            key,
+            range_end: if self.often(if self.has_directories() { 20 } else { 70 }) {
                 Bytes::new()
             } else {
-                self.range_end()
+                range_end
             },
             target_union: union,
         }
@@ -698,7 +721,7 @@ impl Scans {
     }
 }
 
-fn compare_with_the_model(seed: u64, entries: usize) {
+fn compare_with_the_model(letters: &'static [u8], seed: u64, entries: usize) {
     let mut model = Model::new();
     let mut world = World {
         term: 1,
@@ -712,6 +735,7 @@ fn compare_with_the_model(seed: u64, entries: usize) {
     let mut compaction = CompactCursor::new();
     let mut requests = Requests {
         rng: StdRng::seed_from_u64(seed),
+        letters,
         revision: 1,
         compact_revision: -1,
     };
@@ -797,7 +821,17 @@ fn compare_with_the_model(seed: u64, entries: usize) {
 #[test]
 fn whatever_is_asked_the_answer_is_that_of_the_reference_model() {
     for seed in 0..30 {
-        let compared = std::panic::catch_unwind(|| compare_with_the_model(seed, 400));
+        let letters = &[b'a', b'b', b'c', 0, 0xff];
+        let compared = std::panic::catch_unwind(|| compare_with_the_model(letters, seed, 400));
+        assert!(compared.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn who_was_created_first_or_last_in_a_directory_is_what_a_scan_of_it_finds() {
+    for seed in 0..30 {
+        let letters = b"ab/";
+        let compared = std::panic::catch_unwind(|| compare_with_the_model(letters, seed, 400));
         assert!(compared.is_ok(), "seed {seed}");
     }
 }
