@@ -191,3 +191,180 @@ impl<'a> Covering<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::etcdserverpb::compare::TargetUnion;
+    use baton_proto::etcdserverpb::request_op::Request;
+    use baton_proto::etcdserverpb::{
+        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
+    };
+    use baton_proto::log::Command;
+    use baton_proto::log::command::Op;
+    use baton_proto::mvccpb::KeyValue;
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::range_scan::RangeScan;
+    use crate::{Archive, Rev, State, txn};
+
+    /// Everything these tests read is in memory.
+    struct NoArchive;
+
+    impl Archive for NoArchive {
+        fn read(&self, rev: Rev) -> KeyValue {
+            unreachable!("{rev:?} is read from the archive")
+        }
+    }
+
+    fn put(key: String) -> RequestOp {
+        RequestOp {
+            request: Some(Request::RequestPut(PutRequest {
+                key: key.into(),
+                ..PutRequest::default()
+            })),
+        }
+    }
+
+    /// Many keys in a few directories, several created in one revision, some deleted or created again.
+    fn populated(rng: &mut StdRng) -> State {
+        let mut state = State::new();
+        for _ in 0..rng.random_range(1..60) {
+            let first = rng.random_range(0..30);
+            let directory = ["a/", "a/b/", "a/b/c/", "b/", ""]
+                .choose(rng)
+                .expect("directories");
+            let op = if rng.random_bool(0.7) {
+                let keys = first..first + rng.random_range(1..4);
+                Op::Txn(TxnRequest {
+                    success: keys.map(|n| put(format!("{directory}{n:02}"))).collect(),
+                    ..TxnRequest::default()
+                })
+            } else {
+                Op::DeleteRange(DeleteRangeRequest {
+                    key: format!("{directory}{first:02}").into(),
+                    range_end: format!("{directory}{:02}", first + 3).into(),
+                    prev_kv: false,
+                })
+            };
+            let command = Command {
+                op: Some(op),
+                ..Command::default()
+            };
+            state
+                .apply(1, &command, &NoArchive)
+                .outcome
+                .expect("it is valid");
+        }
+        state
+    }
+
+    fn directory(rng: &mut StdRng) -> (Bytes, Bytes) {
+        let (key, end) = [("a/", "a0"), ("a/b/", "a/b0"), ("b/", "b0"), ("c/", "c0")]
+            .choose(rng)
+            .expect("directories");
+        (
+            Bytes::from_static(key.as_bytes()),
+            Bytes::from_static(end.as_bytes()),
+        )
+    }
+
+    fn read(state: &State, request: &RangeRequest, by_creation: bool) -> RangeResponse {
+        let mut scan = RangeScan::new(state, request, state.revision(), by_creation);
+        while !scan.step(state, 7) {}
+        scan.finish(&NoArchive)
+    }
+
+    #[test]
+    fn what_is_looked_up_is_what_a_scan_finds() {
+        for seed in 0..2000 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let state = populated(&mut rng);
+            let revision_or_none = |rng: &mut StdRng| {
+                if rng.random_bool(0.5) {
+                    rng.random_range(-1..=state.revision() + 1)
+                } else {
+                    0
+                }
+            };
+            for _ in 0..10 {
+                let (key, range_end) = directory(&mut rng);
+                let request = RangeRequest {
+                    key,
+                    range_end,
+                    limit: rng.random_range(-1..6),
+                    sort_order: rng.random_range(0..3),
+                    sort_target: rng.random_range(0..5),
+                    min_create_revision: revision_or_none(&mut rng),
+                    max_create_revision: revision_or_none(&mut rng),
+                    max_mod_revision: if rng.random_bool(0.1) {
+                        state.revision() / 2
+                    } else {
+                        0
+                    },
+                    count_only: rng.random_bool(0.1),
+                    ..RangeRequest::default()
+                };
+                assert_eq!(
+                    read(&state, &request, true),
+                    read(&state, &request, false),
+                    "seed {seed}: {request:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_condition_settled_by_the_ends_is_what_asking_each_key_says() {
+        for seed in 0..2000 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let state = populated(&mut rng);
+            for _ in 0..10 {
+                let (key, range_end) = directory(&mut rng);
+                let number = rng.random_range(0..=state.revision());
+                let compare = Compare {
+                    result: rng.random_range(0..5),
+                    target: rng.random_range(0..6),
+                    target_union: Some(match rng.random_range(0..3) {
+                        0 => TargetUnion::CreateRevision(number),
+                        1 => TargetUnion::ModRevision(number),
+                        _ => TargetUnion::Version(number),
+                    }),
+                    key: key.clone(),
+                    range_end: range_end.clone(),
+                };
+                let range = KeyRange::new(key, range_end);
+                if let Some(settled) = txn::settled_by_creation(&state, &compare, &range) {
+                    let each = txn::holds_for_each(&state, &compare, &range);
+                    assert_eq!(settled, each, "seed {seed}: {compare:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_prefix_that_ends_in_a_slash_covers_directories() {
+        let directories = Directories::default();
+        for (key, end, covers) in [
+            ("a/", "a0", true),
+            ("/", "0", true),
+            ("a/b/", "a/b0", true),
+            ("a/", "b0", false),
+            ("a/", "a1", false),
+            ("a", "b", false),
+            ("a/", "", false),
+            ("a/", "\0", false),
+            ("a//", "a0", false),
+            ("", "\0", false),
+        ] {
+            let range = KeyRange::new(key.into(), end.into());
+            assert_eq!(
+                directories.covering(&range).is_some(),
+                covers,
+                "{key:?} {end:?}"
+            );
+        }
+    }
+}

@@ -52,11 +52,13 @@ fn taken(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 /// Whether the condition is true of every key in its range.
 fn holds(state: &State, compare: &Compare) -> bool {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
-    if let Some(settled) = settled_by_creation(state, compare, &range) {
-        return settled;
-    }
+    settled_by_creation(state, compare, &range)
+        .unwrap_or_else(|| holds_for_each(state, compare, &range))
+}
+
+pub(crate) fn holds_for_each(state: &State, compare: &Compare, range: &KeyRange) -> bool {
     let mut any = false;
-    for (_, entry) in state.index.range(&range) {
+    for (_, entry) in state.index.range(range) {
         let Some((change, value)) = entry.live() else {
             continue;
         };
@@ -70,7 +72,11 @@ fn holds(state: &State, compare: &Compare) -> bool {
 
 /// Decides by the keys created first and last, where that is enough: a lock is free if there is no key
 /// under its name, however many have been there.
-fn settled_by_creation(state: &State, compare: &Compare, range: &KeyRange) -> Option<bool> {
+pub(crate) fn settled_by_creation(
+    state: &State,
+    compare: &Compare,
+    range: &KeyRange,
+) -> Option<bool> {
     let covering = state.index.covering(range)?;
     if covering.len() == 0 {
         return Some(holds_for(compare, None));
