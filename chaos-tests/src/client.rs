@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
+use baton_proto::v3electionpb::election_client::ElectionClient;
+use baton_proto::v3lockpb::lock_client::LockClient;
 use bytes::Bytes;
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
@@ -58,6 +60,16 @@ impl Client {
     /// The cluster service.
     pub fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// The lock service.
+    pub fn lock(&self) -> LockClient<Channel> {
+        LockClient::new(self.channel.clone())
+    }
+
+    /// The election service.
+    pub fn election(&self) -> ElectionClient<Channel> {
+        ElectionClient::new(self.channel.clone())
     }
 
     /// Puts a value and returns the revision it was given.

@@ -96,7 +96,12 @@ impl Admission {
 
 /// What a put may add to the store.
 pub fn put_cost(request: &PutRequest) -> u64 {
-    PAIR_OVERHEAD_BYTES + (request.key.len() + request.value.len()) as u64
+    pair_cost(request.key.len() + request.value.len())
+}
+
+/// What a pair of so many bytes adds to the store.
+pub fn pair_cost(bytes: usize) -> u64 {
+    PAIR_OVERHEAD_BYTES + bytes as u64
 }
 
 /// What a lease adds to the store.

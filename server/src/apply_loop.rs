@@ -2,7 +2,7 @@
 //!
 //! 1. apply every entry to the state, record its events in the ring, so that later entries can read the
 //!    values they replaced, and queue the changed rows for the state store;
-//! 2. publish the events to watchers;
+//! 2. publish the events to watchers and wake those who wait in line for a deletion;
 //! 3. hand effects to the lessor and the compactor;
 //! 4. answer those who proposed here.
 //!
@@ -19,6 +19,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::flusher::{AllRows, Flusher};
+use crate::line::Wakes;
 use crate::waiters::{Outcome, Waiters};
 use crate::watch::{History, WatchHub};
 
@@ -58,6 +59,8 @@ pub struct ApplyLoop {
     pub history: Arc<History>,
     /// Where watchers are told.
     pub hub: Arc<WatchHub>,
+    /// Who waits in line.
+    pub wakes: Arc<Wakes>,
     /// Where effects go.
     pub effects: OnEffects,
     /// Who waits for outcomes.
@@ -99,6 +102,7 @@ impl ApplyLoop {
 
         if !events.is_empty() {
             self.hub.publish(&events);
+            self.wakes.deleted(&events);
         }
         if !effects.is_empty() {
             (self.effects)(&effects);
@@ -165,6 +169,7 @@ impl ApplyLoop {
             self.history.ring().reset(revision);
         }
         self.hub.reset(revision);
+        self.wakes.all();
         (self.effects)(&[Effect::Compacted {
             revision: compact_revision,
         }]);

@@ -1,6 +1,7 @@
 //! The handle every service holds: propose a change, wait until a read is safe, look at the state.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_proto::log::command::Op;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::flusher::{Flusher, QUEUE_BYTES_MAX};
 use crate::lessor::Lessor;
+use crate::line::Wakes;
 use crate::peer::{CallError, Peers};
 use crate::raft::{Proposed, Raft};
 use crate::read::ReadRounds;
@@ -47,6 +49,23 @@ pub enum ProposeError {
     /// This member is stopping. Whether it took effect is unknown.
     #[error("server stopped")]
     Stopped,
+    /// It took no effect, and nobody wants it made again.
+    #[error("superseded by another proposal")]
+    Superseded,
+}
+
+impl ProposeError {
+    /// Whether it may have taken effect, and asking again would tell.
+    pub fn is_unknown(self) -> bool {
+        match self {
+            Self::Timeout | Self::TimeoutLeaderFailed | Self::TimeoutConnectionLost => true,
+            Self::Refused(_)
+            | Self::TooManyRequests
+            | Self::TooLarge
+            | Self::Stopped
+            | Self::Superseded => false,
+        }
+    }
 }
 
 /// Why a linearizable read cannot be answered.
@@ -123,6 +142,7 @@ pub(crate) struct Shared {
     pub state: Arc<RwLock<State>>,
     pub history: Arc<History>,
     pub hub: Arc<WatchHub>,
+    pub wakes: Arc<Wakes>,
     pub waiters: Arc<Waiters>,
     pub raft: Raft,
     pub peers: Peers,
@@ -183,6 +203,11 @@ impl Core {
     /// Where watches are registered.
     pub fn hub(&self) -> &Arc<WatchHub> {
         &self.shared.hub
+    }
+
+    /// Where waiters of a line wait.
+    pub fn wakes(&self) -> &Arc<Wakes> {
+        &self.shared.wakes
     }
 
     /// Who leads, and every change of it.
@@ -265,6 +290,28 @@ impl Core {
     /// # Errors
     /// See [`ProposeError`]: each variant says whether the outcome is known.
     pub async fn propose(&self, op: Op) -> Result<Committed, ProposeError> {
+        let started = Instant::now();
+        let superseded = AtomicBool::new(false);
+        let proposed = self.propose_until_known(op, &superseded);
+        match tokio::time::timeout(self.shared.identity.request_timeout, proposed).await {
+            Ok(result) => result,
+            Err(_) => Err(self.why_timed_out(started)),
+        }
+    }
+
+    /// The same without a limit of time. A proposal whose fate is known to be none is not made again
+    /// once `superseded` is true, and ends as [`ProposeError::Superseded`].
+    ///
+    /// In one term of one leader it may go on for as long as that lasts: a message to the leader that
+    /// was lost is never heard of. Dropped, the outcome is unknown.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: each variant says whether the outcome is known.
+    pub async fn propose_until_known(
+        &self,
+        op: Op,
+        superseded: &AtomicBool,
+    ) -> Result<Committed, ProposeError> {
         let identity = &self.shared.identity;
         let waiters = &*self.shared.waiters;
         let id = waiters.next_id();
@@ -278,19 +325,6 @@ impl Core {
             return Err(ProposeError::TooLarge);
         }
         let _waiting = Waiting { waiters, id };
-        let started = Instant::now();
-        let proposed = self.propose_until_known(id, command);
-        match tokio::time::timeout(identity.request_timeout, proposed).await {
-            Ok(result) => result,
-            Err(_) => Err(self.why_timed_out(started)),
-        }
-    }
-
-    async fn propose_until_known(
-        &self,
-        id: u64,
-        command: Bytes,
-    ) -> Result<Committed, ProposeError> {
         let shared = &*self.shared;
         shared.flusher.room(QUEUE_BYTES_MAX).await;
         let mut stopping = shared.stopping.subscribe();
@@ -298,6 +332,9 @@ impl Core {
         loop {
             if *stopping.borrow_and_update() {
                 return Err(ProposeError::Stopped);
+            }
+            if superseded.load(Ordering::Relaxed) {
+                return Err(ProposeError::Superseded);
             }
             let leadership = self.leader().await?;
             let outcome = shared.waiters.wait(id, leadership.term);

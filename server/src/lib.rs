@@ -9,6 +9,7 @@ pub mod core;
 pub mod flusher;
 pub mod http;
 pub mod lessor;
+pub mod line;
 pub mod logging;
 pub mod metrics;
 pub mod node;

@@ -22,6 +22,7 @@ use crate::apply_loop::ApplyLoop;
 use crate::core::{Core, Identity, Leadership, Shared};
 use crate::flusher::{self, Flusher};
 use crate::lessor::Lessor;
+use crate::line::Wakes;
 use crate::peer::{Acceptor, PeerNet, Peers};
 use crate::raft::{self, Raft, RaftOptions};
 use crate::read::{ReadRounds, Rounds};
@@ -255,6 +256,7 @@ impl Node {
             Arc::new(History::new(Arc::clone(&ring), Box::new(read)))
         };
         let hub = WatchHub::new(Arc::clone(&ring), revision);
+        let wakes = Arc::new(Wakes::default());
         let lessor = Arc::new(Lessor::new(identity.election_timeout));
         let waiters = Arc::new(Waiters::new(options.raft.seed << 24));
         let hooks = flusher::Hooks {
@@ -273,6 +275,7 @@ impl Node {
             state: Arc::clone(&state),
             history: Arc::clone(&history),
             hub: Arc::clone(&hub),
+            wakes: Arc::clone(&wakes),
             effects: {
                 let lessor = Arc::clone(&lessor);
                 let peers = peers.clone();
@@ -329,6 +332,7 @@ impl Node {
                 state,
                 history,
                 hub,
+                wakes,
                 waiters,
                 raft: raft.clone(),
                 peers,

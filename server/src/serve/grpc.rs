@@ -12,6 +12,7 @@ use tower::Service;
 
 use super::{Services, header};
 use crate::metrics::{Call, Calls, Received};
+use crate::service::receipt::Receipt;
 use crate::service::status::RpcError;
 
 const STATUS: &str = "grpc-status";
@@ -58,6 +59,7 @@ pub(super) async fn answer(services: Services, request: Request<Incoming>) -> Re
         frames: Frames::default(),
         call,
         slow_call,
+        receipt: head.extensions.remove(),
     };
     // A call that failed at once says so in the headers and has no body.
     counted.conclude(&mut head.headers);
@@ -203,6 +205,8 @@ pub(super) struct Counted {
     frames: Frames,
     call: Option<Call>,
     slow_call: Option<Duration>,
+    /// Who wants to know whether the answer went out.
+    receipt: Option<Receipt>,
 }
 
 impl Counted {
@@ -213,6 +217,9 @@ impl Counted {
         }
         reword(headers);
         let code = header(headers, STATUS).and_then(|code| code.parse().ok());
+        if let Some(receipt) = self.receipt.take() {
+            receipt.delivered();
+        }
         self.finish(code.unwrap_or(Code::Unknown as usize));
     }
 

@@ -24,33 +24,45 @@ const RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 /// The service.
 pub(super) struct Lease {
     services: Services,
+}
+
+/// Where ids come from for leases that were given none.
+#[derive(Debug)]
+pub(super) struct Ids {
     drawn: AtomicU64,
     seed: u64,
 }
 
 type KeepAlives = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
 
-impl Lease {
+impl Ids {
     #[allow(
         clippy::disallowed_methods,
         reason = "ids are drawn before the log, and simulation calls the core directly"
     )]
-    pub(super) fn new(services: &Services) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            services: services.clone(),
             drawn: AtomicU64::new(0),
             seed: rand::random(),
         }
     }
 
     /// A positive id that no other lease is likely to have.
-    fn draw_id(&self) -> i64 {
+    fn draw(&self) -> i64 {
         loop {
             let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
             let id = scramble(self.seed.wrapping_add(drawn)) & i64::MAX.cast_unsigned();
             if id != 0 {
                 return id.cast_signed();
             }
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn new(services: &Services) -> Self {
+        Self {
+            services: services.clone(),
         }
     }
 }
@@ -64,6 +76,28 @@ fn scramble(number: u64) -> u64 {
 }
 
 impl Services {
+    /// Grants a lease of at least the shortest time to live, under an id of its own where it has none.
+    pub(super) async fn grant(
+        &self,
+        mut request: pb::LeaseGrantRequest,
+    ) -> Result<pb::LeaseGrantResponse, RpcError> {
+        self.admission.space(lease_cost()).await?;
+        if request.ttl > TTL_MAX {
+            return Err(RpcError::LeaseTtlTooLarge);
+        }
+        request.ttl = request.ttl.max(self.limits.min_lease_ttl);
+        if request.id == 0 {
+            request.id = self.lease_ids.draw();
+        }
+        self.admission.backlog()?;
+        let committed = self.core.propose(Op::LeaseGrant(request)).await?;
+        let Applied::LeaseGrant(mut response) = committed.response else {
+            return Err(RpcError::MalformedEntry);
+        };
+        response.header = Some(header::at(&self.core, committed.revision));
+        Ok(response)
+    }
+
     /// Renews a lease, here or at the leader, and goes on trying while leadership changes.
     async fn renew(&self, id: i64) -> Result<i64, RpcError> {
         let attempts = async {
@@ -144,34 +178,12 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        let Services {
-            core,
-            admission,
-            limits,
-            ..
-        } = &self.services;
-        metadata::admit(core, request.metadata(), metadata::Call::Unary)?;
-        let mut request = request.into_inner();
-        admission
-            .space(lease_cost())
-            .await
-            .map_err(RpcError::from)?;
-        if request.ttl > TTL_MAX {
-            return Err(RpcError::LeaseTtlTooLarge.into());
-        }
-        request.ttl = request.ttl.max(limits.min_lease_ttl);
-        if request.id == 0 {
-            request.id = self.draw_id();
-        }
-        admission.backlog().map_err(RpcError::from)?;
-        let committed = core
-            .propose(Op::LeaseGrant(request))
-            .await
-            .map_err(RpcError::from)?;
-        let Applied::LeaseGrant(mut response) = committed.response else {
-            return Err(RpcError::MalformedEntry.into());
-        };
-        response.header = Some(header::at(core, committed.revision));
+        metadata::admit(
+            &self.services.core,
+            request.metadata(),
+            metadata::Call::Unary,
+        )?;
+        let response = self.services.grant(request.into_inner()).await?;
         Ok(Response::new(response))
     }
 

@@ -10,11 +10,14 @@ mod cluster;
 mod election;
 pub mod header;
 mod health;
+mod hold;
 mod kv;
 mod lease;
 mod lock;
 mod maintenance;
 pub mod metadata;
+
+pub mod receipt;
 mod scan;
 pub mod status;
 pub mod validate;
@@ -32,6 +35,8 @@ use baton_proto::etcdserverpb::lease_server::LeaseServer;
 use baton_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use baton_proto::v3electionpb::election_server::ElectionServer;
 use baton_proto::v3lockpb::lock_server::LockServer;
+use futures_util::future::{BoxFuture, OptionFuture};
+use parking_lot::Mutex;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
@@ -40,6 +45,7 @@ use crate::compactor::{self, Compactor, Pace};
 use crate::config::{AutoCompaction, CLUSTER_VERSION, Config};
 use crate::core::Core;
 use crate::lessor::Lessor;
+use crate::line::Line;
 
 /// The version of etcd whose behaviour the wire has.
 pub const ETCD_VERSION: &str = crate::config::ETCD_VERSION;
@@ -103,6 +109,10 @@ pub struct Services {
     admission: Admission,
     limits: Limits,
     health: HealthReporter,
+    lease_ids: Arc<lease::Ids>,
+    line: Line,
+    /// The work of `line`, until it runs.
+    line_work: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
 }
 
 impl fmt::Debug for Services {
@@ -116,10 +126,14 @@ impl fmt::Debug for Services {
 impl Services {
     /// The services over `core`. Nothing runs before [`run`](Self::run) does.
     pub fn new(core: Core, lessor: Arc<Lessor>, limits: Limits) -> Self {
+        let (line, line_work) = Line::new(core.clone());
         Self {
             compactor: Arc::new(Compactor::new(limits.compaction_pace)),
             admission: Admission::new(core.clone(), limits.quota_bytes),
             health: HealthReporter::new(),
+            lease_ids: Arc::new(lease::Ids::new()),
+            line,
+            line_work: Arc::new(Mutex::new(Some(Box::pin(line_work)))),
             core,
             lessor,
             limits,
@@ -145,17 +159,19 @@ impl Services {
                 maintenance::Maintenance::new(self)
             ))
             .add_service(sized!(AuthServer, auth::Auth))
-            .add_service(sized!(LockServer, lock::Lock))
-            .add_service(sized!(ElectionServer, election::Election))
+            .add_service(sized!(LockServer, lock::Lock::new(self)))
+            .add_service(sized!(ElectionServer, election::Election::new(self)))
             .add_service(health::server(&self.health))
             .prepare()
     }
 
-    /// Removes compacted history, compacts by the clock and reports readiness, for as long as it is
-    /// polled.
+    /// Removes compacted history and the keys of waiters that went away, compacts by the clock and
+    /// reports readiness, for as long as it is polled.
     pub async fn run(&self) {
         let core = &self.core;
+        let line_work = self.line_work.lock().take();
         tokio::join!(
+            OptionFuture::from(line_work),
             self.compactor
                 .run(core.state(), core.compacted(), |rows| core
                     .remove_rows(rows)),

@@ -23,6 +23,8 @@ pub enum RpcError {
     InvalidClientApiVersion,
     RequestTooLarge,
     LeaseTtlTooLarge,
+    LeaderNotProvided,
+    MalformedFencingToken,
     RangeStreamSorted,
     RangeStreamFiltered,
     // It does not fit what is stored.
@@ -32,6 +34,10 @@ pub enum RpcError {
     LeaseExists,
     NoSpace,
     Corrupt,
+    MutexExpired,
+    ElectionExpired,
+    ElectionNotLeader,
+    ElectionNoLeader,
     // It was asked of the wrong member.
     NotLeader,
     NotForLearner,
@@ -80,6 +86,12 @@ impl RpcError {
             }
             Self::RequestTooLarge => (InvalidArgument, "etcdserver: request is too large"),
             Self::LeaseTtlTooLarge => (OutOfRange, "etcdserver: too large lease TTL"),
+            Self::LeaderNotProvided => (Unknown, "\"leader\" field must be provided"),
+            Self::MalformedFencingToken => (
+                InvalidArgument,
+                "baton: the metadata baton-fencing-token is not a positive decimal number; \
+                 give the token of the Lock response, or leave it out",
+            ),
             Self::RangeStreamSorted => (
                 Unimplemented,
                 "RangeStream does not support custom sort orders",
@@ -103,6 +115,10 @@ impl RpcError {
                 "etcdserver: mvcc: database space exceeded",
             ),
             Self::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
+            Self::MutexExpired => (Unknown, "mutex: session is expired"),
+            Self::ElectionExpired => (Unknown, "election: session is expired"),
+            Self::ElectionNotLeader => (Unknown, "election: not leader"),
+            Self::ElectionNoLeader => (Unknown, "election: no leader"),
             Self::NotLeader => (FailedPrecondition, "etcdserver: not leader"),
             Self::NotForLearner => (
                 FailedPrecondition,
@@ -141,6 +157,16 @@ impl RpcError {
             Self::WatchCanceled => (Cancelled, "etcdserver: watch canceled"),
         }
     }
+
+    /// As the lock and the election service answer it: in etcd every refusal of an operation beneath
+    /// them loses its code on the way. What is worth trying again keeps it.
+    pub fn beneath(self) -> Status {
+        let (code, text) = self.wire();
+        match code {
+            Code::Unavailable => Status::unavailable(text),
+            _ => Status::unknown(text),
+        }
+    }
 }
 
 impl From<RpcError> for Status {
@@ -171,7 +197,8 @@ impl From<ProposeError> for RpcError {
             ProposeError::Refused(error) => error.into(),
             ProposeError::TooManyRequests => Self::TooManyRequests,
             ProposeError::TooLarge => Self::RequestTooLarge,
-            ProposeError::Timeout => Self::Timeout,
+            // Only that of a proposal nobody waits for.
+            ProposeError::Timeout | ProposeError::Superseded => Self::Timeout,
             ProposeError::TimeoutLeaderFailed => Self::TimeoutLeaderFailed,
             ProposeError::TimeoutConnectionLost => Self::TimeoutConnectionLost,
             ProposeError::Stopped => Self::Stopped,

@@ -41,6 +41,24 @@ impl KeyRange {
         }
     }
 
+    /// Every key below `name` as a directory: those that begin with `name` and a `/`.
+    pub fn directory(name: &[u8]) -> Self {
+        KeyRange {
+            start: [name, b"/"].concat().into(),
+            end: End::Before([name, &[b'/' + 1]].concat().into()),
+        }
+    }
+
+    /// The `key` and `range_end` that spell it.
+    pub fn bounds_on_wire(&self) -> (Bytes, Bytes) {
+        let end = match &self.end {
+            End::Single => Bytes::new(),
+            End::Unbounded => Bytes::from_static(&[0]),
+            End::Before(end) => end.clone(),
+        };
+        (self.start.clone(), end)
+    }
+
     /// The lowest key it can contain.
     pub fn start(&self) -> &Bytes {
         &self.start

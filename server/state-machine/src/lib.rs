@@ -16,6 +16,7 @@ mod index;
 mod invariants;
 mod key_range;
 mod lease;
+mod line;
 mod load;
 mod members;
 mod range_scan;

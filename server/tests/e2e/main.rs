@@ -11,6 +11,8 @@ mod hostile;
 mod http_endpoints;
 mod kill;
 mod lifecycle;
+mod line;
+mod lock_service;
 mod locks;
 mod watch;
 

@@ -1,0 +1,408 @@
+//! Standing in line: what the lock and the election service are made of.
+//!
+//! Whoever wants something called `name` has a key `name/<lease>` and holds it while no key of the
+//! directory `name/` was created earlier. The create revision is the place in line and the fencing token,
+//! and the lease ends the hold. Clients that do all this by themselves, with transactions and watches,
+//! stand in the same lines.
+//!
+//! ```text
+//! enter   propose: create the key if it is missing ---------> applied: first? -> held
+//! wait    state: own key gone? -> expired   none before it? -> held
+//!         else wait for the deletion of its own key or of its predecessor (wakes.rs), look again
+//! leave   the last call of a key has it removed (stays.rs, cleaner.rs)
+//! ```
+//!
+//! A hand-over costs the commit of the deletion and an answer: the apply loop wakes the successor, whose
+//! turn it is by the state as applied here. That state may be behind, but whoever was first in it was
+//! first at that revision; that a hold may end at any time by its lease is true of every hold.
+//!
+//! # When the caller goes away
+//!
+//! The caller's future owns no proposal. A task of its own makes the key and does not rest before it
+//! knows what became of it; the caller only waits for the task's answer, which carries a [`Stay`]. If
+//! nobody takes the answer, or whoever has it is dropped, the stay is dropped, and the key is removed.
+
+mod cleaner;
+mod stays;
+mod wakes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use baton_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use baton_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use baton_proto::etcdserverpb::request_op::Request;
+use baton_proto::etcdserverpb::response_op::Response as Answer;
+use baton_proto::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse,
+};
+use baton_proto::log::command::Op;
+use baton_proto::mvccpb::KeyValue;
+use baton_state_machine::{ApplyError, KeyRange, Response};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{Committed, Core, ProposeError};
+
+pub use stays::{Claim, Removal, Stay, Stays};
+pub use wakes::{Registered, Wakes};
+
+/// Proposals of the same key that may be under way at once, where the outcome of the first is not known.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Where calls of this member stand in line. Cheap to clone.
+#[derive(Clone)]
+pub struct Line {
+    core: Core,
+    stays: Arc<Stays>,
+}
+
+/// A key in line.
+#[derive(Debug)]
+pub struct Place {
+    /// The key.
+    pub key: Bytes,
+    /// Its creation: the place in line, and the fencing token of the hold.
+    pub create_revision: i64,
+    /// The revision at which it was found or made.
+    pub entered_at: i64,
+    /// Nobody stood before it then.
+    pub is_first: bool,
+    /// Dropped, the key is removed, if nothing says otherwise.
+    pub stay: Stay,
+    directory: KeyRange,
+}
+
+/// The key is gone: its lease ended, or somebody deleted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("session is expired")]
+pub struct Expired;
+
+/// The key by which the owner of `lease` stands in line for `name`.
+pub fn key(name: &[u8], lease: i64) -> Bytes {
+    let sign = if lease < 0 { "-" } else { "" };
+    let lease = lease.unsigned_abs();
+    [name, format!("/{sign}{lease:x}").as_bytes()]
+        .concat()
+        .into()
+}
+
+/// A read of the key that was created first.
+pub fn first_created(directory: &KeyRange) -> RangeRequest {
+    let (key, range_end) = directory.bounds_on_wire();
+    RangeRequest {
+        key,
+        range_end,
+        limit: 1,
+        sort_order: SortOrder::Ascend.into(),
+        sort_target: SortTarget::Create.into(),
+        ..RangeRequest::default()
+    }
+}
+
+/// A transaction that deletes a key created at `create_revision`. It leaves a younger one of that name,
+/// which its response then has.
+pub fn delete_if_created(key: &Bytes, create_revision: i64) -> TxnRequest {
+    let delete = Request::RequestDeleteRange(DeleteRangeRequest {
+        key: key.clone(),
+        ..DeleteRangeRequest::default()
+    });
+    TxnRequest {
+        compare: vec![if_created(key, create_revision)],
+        success: vec![op(delete)],
+        failure: vec![op(read(key))],
+    }
+}
+
+/// A transaction that puts `value` into a key created at `create_revision`, which stays with its lease.
+pub fn put_if_created(key: &Bytes, create_revision: i64, value: Bytes) -> TxnRequest {
+    let put = Request::RequestPut(PutRequest {
+        key: key.clone(),
+        value,
+        ignore_lease: true,
+        ..PutRequest::default()
+    });
+    TxnRequest {
+        compare: vec![if_created(key, create_revision)],
+        success: vec![op(put)],
+        failure: Vec::new(),
+    }
+}
+
+/// The pair a transaction read first, if it found one.
+pub fn found(response: &TxnResponse) -> Option<&KeyValue> {
+    response
+        .responses
+        .iter()
+        .find_map(|op| match op.response.as_ref()? {
+            Answer::ResponseRange(range) => range.kvs.first(),
+            _ => None,
+        })
+}
+
+fn op(request: Request) -> RequestOp {
+    RequestOp {
+        request: Some(request),
+    }
+}
+
+fn read(key: &Bytes) -> Request {
+    Request::RequestRange(RangeRequest {
+        key: key.clone(),
+        keys_only: true,
+        ..RangeRequest::default()
+    })
+}
+
+/// A create revision of 0 is that of a missing key.
+fn if_created(key: &Bytes, create_revision: i64) -> Compare {
+    Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Create.into(),
+        key: key.clone(),
+        target_union: Some(TargetUnion::CreateRevision(create_revision)),
+        ..Compare::default()
+    }
+}
+
+fn if_modified(key: &Bytes, mod_revision: i64) -> Compare {
+    Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Mod.into(),
+        key: key.clone(),
+        target_union: Some(TargetUnion::ModRevision(mod_revision)),
+        ..Compare::default()
+    }
+}
+
+impl Line {
+    /// The line over `core`, and the work of removing keys, to be run for as long as it is used.
+    pub fn new(core: Core) -> (Self, impl Future<Output = ()>) {
+        let (removals, to_remove) = mpsc::unbounded_channel();
+        let stays = Stays::new(removals, core.stopping());
+        let clean = cleaner::run(core.clone(), to_remove);
+        (Self { core, stays }, clean)
+    }
+
+    /// Makes the key of `lease` in the line for `name`, with `value` in it. If it is there already, it
+    /// keeps its place and gets the value, or keeps that too if there is none to give.
+    ///
+    /// Returns once the outcome is known, however long that takes. Dropped before, the key is removed as
+    /// soon as it can be.
+    ///
+    /// # Errors
+    /// It was refused, or the member is stopping.
+    pub async fn enter(
+        &self,
+        name: &[u8],
+        lease: i64,
+        value: Option<Bytes>,
+    ) -> Result<Place, ProposeError> {
+        let stay = self.stays.join(key(name, lease));
+        let entrance = Entrance {
+            core: self.core.clone(),
+            stays: Arc::clone(&self.stays),
+            key: key(name, lease),
+            directory: KeyRange::directory(name),
+            lease,
+            value,
+        };
+        let (tx, entered) = oneshot::channel();
+        tokio::spawn(async move {
+            // Nobody there to take the place: it goes with its stay.
+            let _ = tx.send(entrance.pass(stay).await);
+        });
+        entered.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Returns once nobody stands before `place`, with the revision that made it so as far as it can be
+    /// told: that of the deletion, where the holder left right before it, and else that at which it was
+    /// found. Safe to drop half-way.
+    ///
+    /// # Errors
+    /// Its key is gone, at once when it goes.
+    pub async fn wait(&self, place: &Place) -> Result<i64, Expired> {
+        let mut freed_at = None;
+        loop {
+            let (wake, behind_holder) = {
+                let state = self.core.state().read();
+                if state.create_revision(&place.key) != Some(place.create_revision) {
+                    return Err(Expired);
+                }
+                let before = state.predecessor(&place.directory, place.create_revision);
+                let Some(before) = before else {
+                    return Ok(freed_at.unwrap_or_else(|| state.revision()));
+                };
+                let keys = [place.key.clone(), before.clone()];
+                let behind_holder = state.first_created(&place.directory) == Some(before);
+                (self.core.wakes().register(keys), behind_holder)
+            };
+            freed_at = wake.woken().await.filter(|_| behind_holder);
+        }
+    }
+}
+
+/// One key on its way into a line.
+struct Entrance {
+    core: Core,
+    stays: Arc<Stays>,
+    key: Bytes,
+    directory: KeyRange,
+    lease: i64,
+    value: Option<Bytes>,
+}
+
+/// What became of the attempt to create the key.
+struct Looked {
+    is_created: bool,
+    /// No key of the line was created earlier.
+    is_first: bool,
+    create_revision: i64,
+    mod_revision: i64,
+    /// Of the store, after it.
+    revision: i64,
+}
+
+impl Entrance {
+    async fn pass(self, mut stay: Stay) -> Result<Place, ProposeError> {
+        let begun_at = self.core.state().read().revision();
+        loop {
+            let looked = self.create().await?;
+            let mut mod_revision = looked.mod_revision;
+            if !looked.is_created {
+                match self.rewrite(mod_revision).await {
+                    Ok(Some(revision)) => mod_revision = revision,
+                    // Somebody was faster.
+                    Ok(None) => continue,
+                    Err(error) if error.is_unknown() => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            // What came into being since may be the work of an attempt of which nothing was heard.
+            let is_older = !looked.is_created && looked.create_revision <= begun_at;
+            stay.entered(Claim {
+                create_revision: looked.create_revision,
+                mod_revision,
+                held_before: is_older && looked.is_first,
+            });
+            return Ok(Place {
+                key: self.key,
+                create_revision: looked.create_revision,
+                entered_at: looked.revision,
+                is_first: looked.is_first,
+                stay,
+                directory: self.directory,
+            });
+        }
+    }
+
+    /// Creates the key if it is missing, looks at it if not.
+    ///
+    /// An attempt that is not heard of is made again, which changes nothing if the first took effect. It
+    /// may still do so later, when the key was made and removed again by then; that second one is
+    /// removed.
+    async fn create(&self) -> Result<Looked, ProposeError> {
+        let op = Op::Txn(self.create_if_missing());
+        let patience = self.core.identity().request_timeout;
+        let superseded = Arc::new(AtomicBool::new(false));
+        let mut attempts = FuturesUnordered::new();
+        let known = loop {
+            if attempts.len() < ATTEMPTS_MAX {
+                let (core, op, superseded) = (self.core.clone(), op.clone(), superseded.clone());
+                attempts.push(async move { core.propose_until_known(op, &superseded).await });
+            }
+            match tokio::time::timeout(patience, attempts.next()).await {
+                Ok(Some(Err(error))) if error.is_unknown() => {}
+                Ok(Some(known)) => break known,
+                Ok(None) | Err(_) => {}
+            }
+        };
+        superseded.store(true, Ordering::Relaxed);
+        if !attempts.is_empty() {
+            let (stays, key) = (Arc::clone(&self.stays), self.key.clone());
+            tokio::spawn(async move {
+                while let Some(late) = attempts.next().await {
+                    if let Ok(looked) = late.and_then(Looked::of)
+                        && looked.is_created
+                    {
+                        stays.join(key.clone()).entered(Claim {
+                            create_revision: looked.create_revision,
+                            mod_revision: looked.mod_revision,
+                            held_before: false,
+                        });
+                    }
+                }
+            });
+        }
+        known.and_then(Looked::of)
+    }
+
+    fn create_if_missing(&self) -> TxnRequest {
+        let first = Request::RequestRange(RangeRequest {
+            keys_only: true,
+            ..first_created(&self.directory)
+        });
+        let put = Request::RequestPut(PutRequest {
+            key: self.key.clone(),
+            value: self.value.clone().unwrap_or_default(),
+            lease: self.lease,
+            ..PutRequest::default()
+        });
+        TxnRequest {
+            compare: vec![if_created(&self.key, 0)],
+            success: vec![op(put), op(read(&self.key)), op(first.clone())],
+            failure: vec![op(read(&self.key)), op(first)],
+        }
+    }
+
+    /// Writes the key again, unless it changed since `mod_revision`: whoever wants to remove it as it was
+    /// leaves it alone then. Gives the new modification, `None` if it had changed.
+    async fn rewrite(&self, mod_revision: i64) -> Result<Option<i64>, ProposeError> {
+        let put = Request::RequestPut(PutRequest {
+            key: self.key.clone(),
+            value: self.value.clone().unwrap_or_default(),
+            lease: self.lease,
+            ignore_value: self.value.is_none(),
+            ..PutRequest::default()
+        });
+        let rewrite = TxnRequest {
+            compare: vec![if_modified(&self.key, mod_revision)],
+            success: vec![op(put)],
+            failure: Vec::new(),
+        };
+        let committed = self.core.propose(Op::Txn(rewrite)).await?;
+        let Response::Txn(response) = committed.response else {
+            return Ok(None);
+        };
+        Ok(response.succeeded.then_some(committed.revision))
+    }
+}
+
+impl Looked {
+    fn of(committed: Committed) -> Result<Self, ProposeError> {
+        let Response::Txn(TxnResponse {
+            succeeded,
+            responses,
+            ..
+        }) = committed.response
+        else {
+            return Err(ProposeError::Refused(ApplyError::Malformed));
+        };
+        let mut found = responses.into_iter().filter_map(|op| match op.response? {
+            Answer::ResponseRange(range) => range.kvs.into_iter().next(),
+            _ => None,
+        });
+        let (Some(own), Some(first)) = (found.next(), found.next()) else {
+            return Err(ProposeError::Refused(ApplyError::Malformed));
+        };
+        Ok(Self {
+            is_created: succeeded,
+            is_first: own.create_revision == first.create_revision,
+            create_revision: own.create_revision,
+            mod_revision: own.mod_revision,
+            revision: committed.revision,
+        })
+    }
+}
