@@ -1,39 +1,66 @@
-//! The client: one method per request.
+//! The client: what its requests share, and those on keys.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use baton_proto::etcdserverpb as pb;
 use pb::kv_client::KvClient;
-use pb::lease_client::LeaseClient;
-use pb::watch_client::WatchClient;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    BootInstant, Delete, Error, Get, Options, Put, Renewal, Txn, Watch, WatchError, Watcher,
-};
+use crate::connection::Raw;
+use crate::core::{Core, Sending, ask};
+use crate::endpoints::Endpoints;
+use crate::mailbox::Mailbox;
+use crate::namespace::Namespace;
+use crate::parts::Parts;
+use crate::rules::{self, Rpc};
+use crate::token::Token;
+use crate::watch_hub::{self, Begin, Command};
+use crate::{Delete, Error, Get, Options, Put, Txn, Watch, WatchError, Watcher, renewals};
 
-struct Shared {
-    channel: Channel,
+/// What clones of a client share.
+pub(crate) struct Shared {
+    pub(crate) core: Arc<Core>,
+    /// The task that serves watches, once there was one.
+    watches: OnceLock<mpsc::UnboundedSender<Command>>,
+    next_watch: AtomicU64,
+    /// The task that serves renewals, once there was one.
+    renewals: OnceLock<mpsc::UnboundedSender<renewals::Ask>>,
 }
 
-/// A client of a cluster. Cheap to clone; clones share connections and streams.
+/// A client of a cluster. Cheap to clone; clones share connections, streams and the token.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), baton_client::Error> {
+/// use baton_client::{Client, Get};
+///
+/// let client = Client::new(["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"])?;
+/// client.put(("greeting", "hello")).await?;
+/// let found = client.get(Get::key("greeting")).await?;
+/// assert_eq!(found.kvs[0].value, "hello");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A future of any of its requests may be dropped. What was sent by then may still take effect: that is
+/// [`Outcome::Unknown`](crate::Outcome::Unknown), as if no answer had come.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) namespace: Namespace,
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("endpoints", &self.endpoints())
+            .finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// A client of the cluster behind `endpoints` (`host:port`, `http://…`, `https://…`, `unix:…`), with
-    /// default options. Connects when it is used.
+    /// A client of the cluster behind `endpoints` (`host:port`, `http://…`, `https://…`, `unix:…`,
+    /// `unixs:…`), with default options. Connects when it is used.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no endpoint, or one is no address.
@@ -49,30 +76,82 @@ impl Client {
         endpoints: impl IntoIterator<Item = E>,
         options: Options,
     ) -> Result<Self, Error> {
-        let first = endpoints.into_iter().next();
-        let first = first.ok_or_else(|| Error::Invalid("no endpoint given".to_owned()))?;
-        let first = first.as_ref();
-        let url = if first.contains("://") {
-            first.to_owned()
-        } else {
-            format!("http://{first}")
-        };
-        let endpoint = Endpoint::from_shared(url)
-            .map_err(|error| Error::Invalid(format!("{first}: {error}")))?
-            .connect_timeout(options.connect_timeout);
-        Ok(Self {
+        options.check()?;
+        let namespace = Namespace::new(&options.namespace);
+        let token = Token::new(options.credentials.clone());
+        let options = Arc::new(options);
+        let endpoints = Endpoints::new(endpoints, &options)?;
+        Ok(Self::of(endpoints, options, token, namespace))
+    }
+
+    fn of(endpoints: Endpoints, options: Arc<Options>, token: Token, namespace: Namespace) -> Self {
+        Self {
             shared: Arc::new(Shared {
-                channel: endpoint.connect_lazy(),
+                core: Arc::new(Core {
+                    endpoints,
+                    options,
+                    token,
+                }),
+                watches: OnceLock::new(),
+                next_watch: AtomicU64::new(0),
+                renewals: OnceLock::new(),
             }),
-        })
+            namespace,
+        }
     }
 
-    fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.shared.channel.clone()).max_decoding_message_size(usize::MAX)
+    /// A client of this endpoint alone, with the same options, for what is asked of one member. It has a
+    /// connection of its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is no address.
+    pub fn at(&self, endpoint: impl AsRef<str>) -> Result<Self, Error> {
+        let options = self.shared.core.options.clone();
+        let token = Token::new(options.credentials.clone());
+        let endpoints = Endpoints::new([endpoint], &options)?;
+        Ok(Self::of(endpoints, options, token, self.namespace.clone()))
     }
 
-    fn lease(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.shared.channel.clone())
+    /// The same client, every key of which begins with `prefix`, behind the namespace it has already.
+    #[must_use]
+    pub fn namespaced(&self, prefix: impl AsRef<[u8]>) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            namespace: self.namespace.within(prefix.as_ref()),
+        }
+    }
+
+    /// The endpoints, as they were given.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.shared.core.endpoints.texts()
+    }
+
+    /// The endpoint that is asked first now: the one that answered last, or the first one to be tried.
+    pub fn endpoint_in_use(&self) -> String {
+        let endpoint = self.shared.core.endpoints.preferred();
+        endpoint.address.text.clone()
+    }
+
+    /// Replaces the endpoints, for this client and its clones. Those that stay keep their connection;
+    /// streams at one that is gone end with the connection, not before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is none, or one is no address; the old ones stay.
+    pub fn set_endpoints<E: AsRef<str>>(
+        &self,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> Result<(), Error> {
+        let core = &self.shared.core;
+        core.endpoints.replace(endpoints, &core.options)
+    }
+
+    /// How a request is sent that waits no longer than the options say.
+    pub(crate) fn sending(&self, rpc: Rpc<'_>) -> Sending {
+        Sending {
+            effect: rules::effect(rpc),
+            require_leader: true,
+            limit: Some(self.shared.core.options.request_timeout),
+        }
     }
 
     /// Reads.
@@ -80,10 +159,35 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, get: impl Into<Get>) -> Result<pb::RangeResponse, Error> {
-        let answer = self.kv().range(get.into().request).await;
-        Ok(answer
-            .map_err(|status| Error::of_read(&status))?
-            .into_inner())
+        let mut request = get.into().request;
+        self.namespace.range(&mut request)?;
+        let sending = Sending {
+            // What a member has can be read from it without a leader.
+            require_leader: !request.serializable,
+            ..self.sending(Rpc::Range)
+        };
+        let mut response = ask!(self, sending, KvClient.range(request))?;
+        self.namespace.strip_pairs(&mut response.kvs);
+        Ok(response)
+    }
+
+    /// The same, in parts, for what is too large for one answer. All parts are of one revision. Refused by
+    /// servers that do not know it (etcd before 3.7), and with an order or a filter by revisions.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn range_stream(&self, get: impl Into<Get>) -> Result<RangeParts, Error> {
+        let mut request = get.into().request;
+        self.namespace.range(&mut request)?;
+        let sending = Sending {
+            require_leader: !request.serializable,
+            ..self.sending(Rpc::RangeStream)
+        };
+        let stream = ask!(self, sending, KvClient.range_stream(request))?;
+        Ok(RangeParts {
+            parts: Parts::new(stream),
+            namespace: self.namespace.clone(),
+        })
     }
 
     /// Writes a pair.
@@ -91,10 +195,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn put(&self, put: impl Into<Put>) -> Result<pb::PutResponse, Error> {
-        let answer = self.kv().put(put.into().request).await;
-        Ok(answer
-            .map_err(|status| Error::of_change(&status))?
-            .into_inner())
+        let mut request = put.into().request;
+        self.namespace.put(&mut request)?;
+        let sending = self.sending(Rpc::Put);
+        let mut response = ask!(self, sending, KvClient.put(request))?;
+        self.namespace.strip_put(&mut response);
+        Ok(response)
     }
 
     /// Removes.
@@ -105,96 +211,125 @@ impl Client {
         &self,
         delete: impl Into<Delete>,
     ) -> Result<pb::DeleteRangeResponse, Error> {
-        let answer = self.kv().delete_range(delete.into().request).await;
-        Ok(answer
-            .map_err(|status| Error::of_change(&status))?
-            .into_inner())
+        let mut request = delete.into().request;
+        self.namespace.delete(&mut request)?;
+        let sending = self.sending(Rpc::DeleteRange);
+        let mut response = ask!(self, sending, KvClient.delete_range(request))?;
+        self.namespace.strip_pairs(&mut response.prev_kvs);
+        Ok(response)
     }
 
     /// Does one of two lists of operations, under one revision.
     ///
     /// # Errors
-    /// See [`Error`]. A transaction of reads alone counts as a read.
+    /// See [`Error`]. A transaction of plain reads alone counts as a read.
     pub async fn txn(&self, txn: Txn) -> Result<pb::TxnResponse, Error> {
-        let answer = self.kv().txn(txn.request).await;
-        Ok(answer
-            .map_err(|status| Error::of_change(&status))?
-            .into_inner())
+        let mut request = txn.request;
+        self.namespace.txn(&mut request)?;
+        let sending = self.sending(Rpc::Txn(&request));
+        let mut response = ask!(self, sending, KvClient.txn(request))?;
+        self.namespace.strip_txn(&mut response);
+        Ok(response)
     }
 
-    /// Begins to watch. Ends with the client's last clone, or when it is dropped.
+    /// Forgets what was overwritten or deleted before `revision`: reads below it are refused, watches cannot begin
+    /// below it. With `physical` it returns once the space is given back, and has no limit of time.
+    ///
+    /// # Errors
+    /// See [`Error`]; refused where `revision` is compacted already or not there yet.
+    pub async fn compact(
+        &self,
+        revision: i64,
+        physical: bool,
+    ) -> Result<pb::CompactionResponse, Error> {
+        let mut sending = self.sending(Rpc::Compact);
+        if physical {
+            sending.limit = None;
+        }
+        let request = pb::CompactionRequest { revision, physical };
+        ask!(self, sending, KvClient.compact(request))
+    }
+
+    /// Begins to watch, and returns once the server confirmed it: whatever happens from then on is told.
+    /// Several watches can be begun in one round trip, by joining the futures; all watches of a client
+    /// share one stream.
+    ///
+    /// Dropping the future cancels the watch.
     ///
     /// # Errors
     /// See [`WatchError`].
     pub async fn watch(&self, watch: Watch) -> Result<Watcher, WatchError> {
-        let (requests, receiver) = mpsc::channel(4);
-        let create = pb::WatchRequest {
-            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(
-                watch.request,
-            )),
-        };
-        let _ = requests.send(create).await;
-        let mut client =
-            WatchClient::new(self.shared.channel.clone()).max_decoding_message_size(usize::MAX);
-        let responses = client
-            .watch(ReceiverStream::new(receiver))
-            .await
-            .map_err(|status| WatchError::Failed(Error::of_read(&status)))?;
-        Ok(Watcher::new(responses.into_inner(), requests))
-    }
-
-    /// Grants a lease of `ttl`, which the server rounds up to whole seconds and to its minimum; the
-    /// answer has the time that was granted. `id` 0 lets the server choose.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn grant(&self, ttl: Duration, id: i64) -> Result<pb::LeaseGrantResponse, Error> {
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let request = pb::LeaseGrantRequest {
-            ttl: i64::try_from(seconds).unwrap_or(i64::MAX),
+        let options = &self.shared.core.options;
+        let mut request = watch.request;
+        self.namespace.watch(&mut request);
+        let id = self.shared.next_watch.fetch_add(1, Ordering::Relaxed);
+        let mailbox = Arc::new(Mailbox::new(options.watch_buffer));
+        let (created, confirmation) = oneshot::channel();
+        let hub = self.shared.watches.get_or_init(|| {
+            let (sender, commands) = mpsc::unbounded_channel();
+            tokio::spawn(watch_hub::serve(self.shared.core.clone(), commands));
+            sender
+        });
+        let mut watcher = Watcher::new(id, mailbox.clone(), hub.clone(), confirmation);
+        let _ = hub.send(Command::Begin(Box::new(Begin {
             id,
-        };
-        let answer = self.lease().lease_grant(request).await;
-        Ok(answer
-            .map_err(|status| Error::of_change(&status))?
-            .into_inner())
+            request,
+            namespace: self.namespace.clone(),
+            mailbox,
+            created,
+        })));
+        match tokio::time::timeout(options.request_timeout, watcher.created()).await {
+            Ok(created) => created.map(|()| watcher),
+            Err(_) => {
+                let waited = options.request_timeout;
+                Err(WatchError::Failed(self.shared.core.unavailable(waited)))
+            }
+        }
     }
 
-    /// Ends a lease; its keys are deleted under one revision.
+    /// An endpoint's connection, with the client's token and without its namespace, for the generated
+    /// clients of [`pb`]: what is sent there is sent once, and fails as the connection fails.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn revoke(&self, id: i64) -> Result<pb::LeaseRevokeResponse, Error> {
-        let answer = self
-            .lease()
-            .lease_revoke(pb::LeaseRevokeRequest { id })
-            .await;
-        Ok(answer
-            .map_err(|status| Error::of_change(&status))?
-            .into_inner())
+    /// [`Error::Unavailable`] if no endpoint can be reached, or the refusal of user and password.
+    pub async fn raw(&self) -> Result<Raw, Error> {
+        let core = &self.shared.core;
+        let limit = core.options.request_timeout;
+        match tokio::time::timeout(limit, core.connected(false)).await {
+            Ok(connected) => connected.map(|(_, via)| via),
+            Err(_) => Err(core.unavailable(limit)),
+        }
     }
 
-    /// Renews a lease once. `None` where it is not there any more. Renewals of many leases share one
-    /// stream.
+    /// The task that serves renewals.
+    pub(crate) fn renewals(&self) -> &mpsc::UnboundedSender<renewals::Ask> {
+        self.shared.renewals.get_or_init(|| {
+            let (sender, asks) = mpsc::unbounded_channel();
+            tokio::spawn(renewals::serve(self.shared.core.clone(), asks));
+            sender
+        })
+    }
+}
+
+/// What [`Client::range_stream`] reads. Dropped, it ends.
+#[derive(Debug)]
+pub struct RangeParts {
+    parts: Parts<pb::RangeStreamResponse>,
+    namespace: Namespace,
+}
+
+impl RangeParts {
+    /// The next pairs, `None` behind the last. Only the last part has header and count. Cancel safe.
     ///
     /// # Errors
-    /// See [`Error`]; a renewal may always be repeated.
-    pub async fn renew(&self, id: i64) -> Result<Option<Renewal>, Error> {
-        let sent = BootInstant::now();
-        let request = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
-        let answers = self.lease().lease_keep_alive(request).await;
-        let mut answers = answers
-            .map_err(|status| Error::of_read(&status))?
-            .into_inner();
-        let answer = answers
-            .message()
-            .await
-            .map_err(|status| Error::of_read(&status))?
-            .ok_or_else(|| Error::Malformed("no answer to a renewal".to_owned()))?;
-        let ttl = u64::try_from(answer.ttl).unwrap_or(0);
-        Ok((ttl > 0).then_some(Renewal {
-            sent,
-            ttl: Duration::from_secs(ttl),
-        }))
+    /// See [`Parts::next`].
+    pub async fn next(&mut self) -> Result<Option<pb::RangeResponse>, Error> {
+        while let Some(part) = self.parts.next().await? {
+            if let Some(mut response) = part.range_response {
+                self.namespace.strip_pairs(&mut response.kvs);
+                return Ok(Some(response));
+            }
+        }
+        Ok(None)
     }
 }

@@ -44,26 +44,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// A failed read: it did nothing, whatever happened.
-    pub(crate) fn of_read(status: &Status) -> Self {
-        Self::Refused(Refusal {
-            code: status.code(),
-            message: status.message().to_owned(),
-        })
-    }
-
-    /// A failed change.
-    pub(crate) fn of_change(status: &Status) -> Self {
-        match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                Self::Unknown {
-                    reason: status.message().to_owned(),
-                }
-            }
-            _ => Self::of_read(status),
-        }
-    }
-
     /// Whether it took effect.
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -92,9 +72,60 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    pub(crate) fn of(status: &Status) -> Self {
+        Self {
+            code: status.code(),
+            message: status.message().to_owned(),
+        }
+    }
+
     /// The lease is not there (any more).
     pub fn is_lease_not_found(&self) -> bool {
         self.message == "etcdserver: requested lease not found"
+    }
+
+    /// The lease of a waiter of the lock or election service ended before its turn came.
+    pub fn is_session_expired(&self) -> bool {
+        matches!(
+            self.message.as_str(),
+            "mutex: session is expired" | "election: session is expired"
+        )
+    }
+
+    /// A lease with this id is there already.
+    pub fn is_lease_exists(&self) -> bool {
+        self.message == "etcdserver: lease already exists"
+    }
+
+    /// The revision asked for is not there yet.
+    pub fn is_future_revision(&self) -> bool {
+        self.message == "etcdserver: mvcc: required revision is a future revision"
+    }
+
+    /// The store is full: its quota is used up, and only deletes and compactions are taken.
+    pub fn is_no_space(&self) -> bool {
+        self.message == "etcdserver: mvcc: database space exceeded"
+    }
+
+    /// User or token may not do this.
+    pub fn is_permission_denied(&self) -> bool {
+        self.code == Code::PermissionDenied || self.message == "etcdserver: permission denied"
+    }
+
+    /// The server does not know who is asking: no or wrong user, password or token.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.code == Code::Unauthenticated
+            || matches!(
+                self.message.as_str(),
+                "etcdserver: user name is empty"
+                    | "etcdserver: invalid auth token"
+                    | "etcdserver: authentication failed, invalid user ID or password"
+            )
+    }
+
+    /// The server has no such request.
+    pub fn is_unimplemented(&self) -> bool {
+        self.code == Code::Unimplemented
     }
 
     /// The revision asked for is compacted.

@@ -8,22 +8,40 @@
 //! nothing was done by the attempt before. Where a change was sent and no answer came, the client
 //! says so: [`Error::Unknown`]. See [`Error::outcome`].
 
+mod address;
+mod auth;
 mod boot_time;
 mod client;
+mod cluster;
+mod connection;
+mod core;
+mod endpoints;
 mod error;
 mod kv;
 mod lease;
+mod lock;
+mod mailbox;
+mod maintenance;
+mod namespace;
 mod options;
+mod parts;
+mod renewals;
+mod rules;
+mod token;
 mod watch;
+mod watch_hub;
 
 pub use baton_proto::etcdserverpb as pb;
-pub use baton_proto::mvccpb;
-pub use tonic::Code;
+pub use baton_proto::{authpb, mvccpb, v3electionpb, v3lockpb};
+pub use tonic::{Code, Status};
 
 pub use boot_time::BootInstant;
-pub use client::Client;
+pub use client::{Client, RangeParts};
+pub use connection::{Raw, SendError};
 pub use error::{Error, Outcome, Refusal};
 pub use kv::{Compare, Delete, Get, Op, Put, Txn, prefix_end};
 pub use lease::Renewal;
+pub use lock::Observer;
 pub use options::{Credentials, Options};
+pub use parts::Parts;
 pub use watch::{Notification, Watch, WatchError, Watcher};

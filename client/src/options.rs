@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Error;
+
 /// User and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -27,10 +29,16 @@ pub struct Options {
     /// Time a request may take, all attempts together. Default 7 s: more than a server takes to elect a
     /// leader and to say that it could not. Requests that wait by nature (watch, lock) have no limit.
     pub request_timeout: Duration,
+    /// Time an endpoint has to answer what another one may be asked as well: a read is asked elsewhere
+    /// after that (and each further endpoint has twice as long), the stream of renewals or watches is
+    /// opened elsewhere. Default 2 s.
+    pub attempt_timeout: Duration,
     /// Silence after which the server is pinged. Default 10 s; servers refuse less than 5 s.
     pub keep_alive: Duration,
     /// Time the server has to answer a ping. Default 3 s.
     pub keep_alive_timeout: Duration,
+    /// Bytes of notifications a watcher keeps for its reader before it pauses. Default 1 MiB.
+    pub watch_buffer: usize,
     /// Put before every key, and taken off every answer. Default empty.
     pub namespace: Vec<u8>,
     /// Who is asking. Default nobody.
@@ -42,10 +50,38 @@ impl Default for Options {
         Self {
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(7),
+            attempt_timeout: Duration::from_secs(2),
             keep_alive: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(3),
+            watch_buffer: 1 << 20,
             namespace: Vec::new(),
             credentials: None,
         }
+    }
+}
+
+impl Options {
+    /// Refuses what can never work.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let times = [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+            ("attempt_timeout", self.attempt_timeout),
+            ("keep_alive", self.keep_alive),
+            ("keep_alive_timeout", self.keep_alive_timeout),
+        ];
+        for (name, time) in times {
+            if time.is_zero() {
+                return Err(Error::Invalid(format!("{name} is zero; give it some time")));
+            }
+        }
+        if let Some(credentials) = &self.credentials
+            && credentials.user.is_empty()
+        {
+            return Err(Error::Invalid(
+                "the user name of the credentials is empty".to_owned(),
+            ));
+        }
+        Ok(())
     }
 }

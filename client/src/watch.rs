@@ -2,9 +2,11 @@
 
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb;
-use tokio::sync::mpsc;
-use tonic::Streaming;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::mailbox::Mailbox;
+use crate::watch_hub::Command;
 use crate::{Error, Get};
 
 /// What to watch.
@@ -111,60 +113,86 @@ pub enum WatchError {
     Failed(#[from] Error),
 }
 
-/// A watch under way. It outlives connections and members: after a failure it goes on at another
-/// endpoint behind the last revision it told. Dropped, it is cancelled.
+/// A watch under way. It outlives connections, members and the client that began it: after a failure it
+/// goes on at another endpoint behind the last revision it told. Dropped, it is cancelled at the server.
+///
+/// # What it costs, and a consumer that is slow
+/// All watches of a client share one stream. Notifications that were not taken yet are kept, up to
+/// [`Options::watch_buffer`](crate::Options::watch_buffer) bytes a watcher; behind that the watch is cancelled at the server, and
+/// begun again where it stopped once half of them are taken. So a slow consumer holds up nobody else, and
+/// nothing is lost, unless the revisions it has not seen are compacted meanwhile: then it is told
+/// [`WatchError::Compacted`].
 #[derive(Debug)]
 pub struct Watcher {
-    responses: Streaming<pb::WatchResponse>,
-    /// Dropped, it ends the stream.
-    _requests: mpsc::Sender<pb::WatchRequest>,
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    hub: mpsc::UnboundedSender<Command>,
+    created: Option<oneshot::Receiver<i64>>,
+    created_at: i64,
 }
 
 impl Watcher {
     pub(crate) fn new(
-        responses: Streaming<pb::WatchResponse>,
-        requests: mpsc::Sender<pb::WatchRequest>,
+        id: u64,
+        mailbox: Arc<Mailbox>,
+        hub: mpsc::UnboundedSender<Command>,
+        created: oneshot::Receiver<i64>,
     ) -> Self {
         Self {
-            responses,
-            _requests: requests,
+            id,
+            mailbox,
+            hub,
+            created: Some(created),
+            created_at: 0,
         }
     }
 
-    /// The next notification. Cancel safe: nothing is lost when the future is dropped.
+    /// Waits until the server confirmed it.
+    pub(crate) async fn created(&mut self) -> Result<(), WatchError> {
+        let Some(created) = &mut self.created else {
+            return Ok(());
+        };
+        match created.await {
+            Ok(revision) => {
+                self.created = None;
+                self.created_at = revision;
+                Ok(())
+            }
+            // The hub let it fall, and said why.
+            Err(_) => Err(self.next().await.err().unwrap_or_else(ended)),
+        }
+    }
+
+    /// The store's revision when the server confirmed the watch. A watch without a revision to begin at
+    /// tells everything behind this one.
+    pub fn created_at(&self) -> i64 {
+        self.created_at
+    }
+
+    /// The next notification: whole revisions, in order, each once, however often the connection broke.
+    /// Cancel safe: nothing is lost when the future is dropped.
     ///
     /// # Errors
-    /// See [`WatchError`]; the watch is over then.
+    /// See [`WatchError`]; the watch is over then, and says so again when it is asked again. It does not
+    /// end because no endpoint can be reached: it waits for one.
     pub async fn next(&mut self) -> Result<Notification, WatchError> {
-        loop {
-            let response = match self.responses.message().await {
-                Ok(Some(response)) => response,
-                Ok(None) => {
-                    return Err(WatchError::Failed(Error::Unavailable {
-                        waited: std::time::Duration::ZERO,
-                        last: "the stream ended".to_owned(),
-                    }));
-                }
-                Err(status) => return Err(WatchError::Failed(Error::of_read(&status))),
-            };
-            if response.canceled {
-                return Err(if response.compact_revision > 0 {
-                    WatchError::Compacted {
-                        compact_revision: response.compact_revision,
-                    }
-                } else {
-                    WatchError::Canceled {
-                        reason: response.cancel_reason,
-                    }
-                });
-            }
-            if response.created {
-                continue;
-            }
-            return Ok(Notification {
-                revision: response.header.map_or(0, |header| header.revision),
-                events: response.events,
-            });
+        let (taken, is_drained) = self.mailbox.take().await;
+        if is_drained {
+            let _ = self.hub.send(Command::Drained(self.id));
         }
+        taken
+    }
+}
+
+/// Only if the runtime is shutting down.
+fn ended() -> WatchError {
+    WatchError::Failed(Error::Unknown {
+        reason: "the task that serves watches ended".to_owned(),
+    })
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.hub.send(Command::End(self.id));
     }
 }

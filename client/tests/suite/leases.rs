@@ -1,0 +1,61 @@
+//! Leases and their renewal.
+
+use std::time::Duration;
+
+use baton_chaos_tests::process::Program;
+use baton_client::BootInstant;
+use futures_util::future::try_join_all;
+
+use crate::{in_use, of_both, single, three};
+
+of_both!(
+    five_hundred_leases_are_renewed_on_one_stream,
+    a_renewal_of_a_lease_that_is_gone_says_so,
+    renewals_go_on_when_the_member_they_went_to_is_killed,
+);
+
+async fn five_hundred_leases_are_renewed_on_one_stream(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    let ttl = Duration::from_secs(60);
+    let mut ids = Vec::new();
+    for _ in 0..500 {
+        ids.push(client.grant(ttl, 0).await.expect("grant").id);
+    }
+    for _ in 0..3 {
+        let before = BootInstant::now();
+        let renewals = try_join_all(ids.iter().map(|id| client.renew(*id)));
+        for renewal in renewals.await.expect("renewals") {
+            let renewal = renewal.expect("it is there");
+            assert_eq!(renewal.ttl, ttl);
+            assert!(renewal.sent >= before, "sent after it was asked for");
+        }
+    }
+}
+
+async fn a_renewal_of_a_lease_that_is_gone_says_so(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    let ttl = Duration::from_secs(60);
+    let stays = client.grant(ttl, 0).await.expect("grant").id;
+    let goes = client.grant(ttl, 0).await.expect("grant").id;
+    client.revoke(goes).await.expect("revoke");
+    let (gone, there) = tokio::join!(client.renew(goes), client.renew(stays));
+    assert_eq!(gone.expect("an answer"), None);
+    assert!(there.expect("an answer").is_some());
+}
+
+async fn renewals_go_on_when_the_member_they_went_to_is_killed(program: Program) {
+    let (mut cluster, client) = three(&program).await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let granted = client.grant(Duration::from_secs(60), 0).await;
+        ids.push(granted.expect("grant").id);
+    }
+    let renew_all = || try_join_all(ids.iter().map(|id| client.renew(*id)));
+    renew_all().await.expect("renewals");
+    let used = in_use(&cluster, &client);
+    cluster.members[used].kill();
+    for renewal in renew_all().await.expect("renewals") {
+        assert!(renewal.is_some());
+    }
+    assert_ne!(in_use(&cluster, &client), used);
+}

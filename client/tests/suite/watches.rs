@@ -1,0 +1,186 @@
+//! Watches.
+
+use baton_chaos_tests::process::Program;
+use baton_client::{Client, Options, Watch, WatchError, Watcher};
+
+use crate::{in_use, of_both, single, three};
+
+of_both!(
+    watches_of_one_client_are_told_apart,
+    a_watch_begins_in_the_past,
+    a_watch_goes_on_when_its_member_is_killed,
+    an_idle_watch_without_a_revision_misses_nothing_across_a_kill,
+    a_watch_that_needs_compacted_revisions_says_so,
+    a_slow_reader_gets_everything_and_holds_up_nobody,
+    a_watch_of_an_empty_range_is_refused_with_the_reason,
+    a_dropped_watcher_is_cancelled_at_the_server,
+);
+
+async fn put(client: &Client, key: &str, value: &str) -> i64 {
+    let put = client.put((key, value)).await.expect("put");
+    put.header.expect("header").revision
+}
+
+/// Reads until everything up to `revision` was told, and checks that each revision came once, in order.
+async fn read_to(watcher: &mut Watcher, revision: i64) -> Vec<i64> {
+    let mut seen: Vec<i64> = Vec::new();
+    loop {
+        let told = watcher.next().await.expect("notification");
+        for event in &told.events {
+            let at = event.kv.as_ref().expect("kv").mod_revision;
+            assert!(seen.last().is_none_or(|last| *last <= at), "in order");
+            seen.push(at);
+        }
+        if told.revision >= revision {
+            return seen;
+        }
+    }
+}
+
+async fn watches_of_one_client_are_told_apart(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    let (a, b) = tokio::try_join!(client.watch(Watch::key("a")), client.watch(Watch::key("b")))
+        .expect("watches");
+    let (mut a, mut b) = (a, b);
+    let first = put(&client, "a", "").await;
+    let second = put(&client, "b", "").await;
+    assert_eq!(a.next().await.expect("event").revision, first);
+    assert_eq!(b.next().await.expect("event").revision, second);
+}
+
+async fn a_watch_begins_in_the_past(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    let first = put(&client, "k", "1").await;
+    let last = put(&client, "k", "2").await;
+    let mut watcher = client
+        .watch(Watch::key("k").from(first))
+        .await
+        .expect("watch");
+    assert_eq!(read_to(&mut watcher, last).await, [first, last]);
+}
+
+async fn a_watch_goes_on_when_its_member_is_killed(program: Program) {
+    let (mut cluster, client) = three(&program).await;
+    let mut watcher = client.watch(Watch::prefix("k")).await.expect("watch");
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        for number in 0..10 {
+            expected.push(put(&client, &format!("k{round}{number}"), "").await);
+        }
+        let used = in_use(&cluster, &client);
+        cluster.members[used].kill();
+        // What is written while the stream is down is told all the same.
+        let mut last = 0;
+        while last == 0 {
+            match client.put(("k", "")).await {
+                Ok(put) => last = put.header.expect("header").revision,
+                Err(error) => assert_eq!(error.outcome(), baton_client::Outcome::Unknown),
+            }
+        }
+        cluster.members[used].start().expect("start");
+        cluster.ready().await.expect("ready");
+    }
+    let end = put(&client, "k", "end").await;
+    let seen = read_to(&mut watcher, end).await;
+    for revision in expected {
+        assert!(seen.contains(&revision), "revision {revision} was told");
+    }
+    let mut once = seen.clone();
+    once.dedup();
+    assert_eq!(once, seen, "nothing was told twice");
+}
+
+async fn an_idle_watch_without_a_revision_misses_nothing_across_a_kill(program: Program) {
+    let (mut cluster, client) = single(&program).await;
+    put(&client, "k", "before").await;
+    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+    cluster.members[0].kill();
+    cluster.members[0].start().expect("start");
+    cluster.ready().await.expect("ready");
+    // Written past this client, which may not have noticed yet.
+    let other = Client::new(cluster.urls()).expect("client");
+    let revision = put(&other, "k", "after").await;
+    assert_eq!(read_to(&mut watcher, revision).await, [revision]);
+}
+
+async fn a_watch_that_needs_compacted_revisions_says_so(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    let first = put(&client, "k", "1").await;
+    let last = put(&client, "k", "2").await;
+    client.compact(last, false).await.expect("compact");
+    let mut watcher = client
+        .watch(Watch::key("k").from(first))
+        .await
+        .expect("watch");
+    match watcher.next().await {
+        Err(WatchError::Compacted { compact_revision }) => assert_eq!(compact_revision, last),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_slow_reader_gets_everything_and_holds_up_nobody(program: Program) {
+    let (cluster, _) = single(&program).await;
+    let options = Options {
+        watch_buffer: 10_000,
+        ..Options::default()
+    };
+    let client = Client::with_options(cluster.urls(), options).expect("client");
+    let mut slow = client.watch(Watch::key("k")).await.expect("watch");
+    let mut quick = client.watch(Watch::key("k")).await.expect("watch");
+    let value = "v".repeat(1000);
+    let mut revisions = Vec::new();
+    for _ in 0..100 {
+        let revision = put(&client, "k", &value).await;
+        assert_eq!(read_to(&mut quick, revision).await, [revision]);
+        revisions.push(revision);
+    }
+    let last = *revisions.last().expect("one");
+    assert_eq!(read_to(&mut slow, last).await, revisions);
+}
+
+async fn a_watch_of_an_empty_range_is_refused_with_the_reason(program: Program) {
+    let (_cluster, client) = single(&program).await;
+    match client.watch(Watch::range("b", "a")).await {
+        Err(WatchError::Canceled { reason }) => {
+            assert!(reason.contains("range is empty"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    // The stream serves others all the same.
+    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+    let revision = put(&client, "k", "").await;
+    assert_eq!(watcher.next().await.expect("event").revision, revision);
+}
+
+async fn a_dropped_watcher_is_cancelled_at_the_server(program: Program) {
+    let (cluster, client) = single(&program).await;
+    let watchers = || metric(&cluster, "etcd_debugging_mvcc_watcher_total");
+    let stays = client.watch(Watch::key("k")).await.expect("watch");
+    let goes = client.watch(Watch::key("k")).await.expect("watch");
+    let begun = client.watch(Watch::key("k"));
+    drop(begun);
+    assert_eq!(watchers().await, 2);
+    drop(goes);
+    while watchers().await != 1 {
+        baton_chaos_tests::process::poll_again().await;
+    }
+    drop(stays);
+}
+
+/// A number of the server's metrics page.
+async fn metric(cluster: &baton_chaos_tests::process::Cluster, name: &str) -> u64 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = cluster.members[0].address();
+    let mut stream = tokio::net::TcpStream::connect(&address)
+        .await
+        .expect("connect");
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("send");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.expect("read");
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.trim().parse().ok())
+        .expect("the metric")
+}
