@@ -16,6 +16,9 @@
 //! # }
 //! ```
 
+mod answers;
+mod barrier;
+mod double_barrier;
 mod election;
 mod error;
 mod fence;
@@ -23,15 +26,23 @@ mod hold;
 mod line;
 mod mutex;
 mod name;
+mod names;
+mod once;
+mod owned;
+mod patience;
+mod queue;
 mod session;
 mod timer;
 
 pub use baton_client::BootInstant;
 
+pub use barrier::Barrier;
+pub use double_barrier::{DoubleBarrier, EnterError, Inside, Members};
 pub use election::{Election, Leader, Leadership};
 pub use error::Error;
 pub use fence::{Fence, Token};
 pub use hold::{Acquire, Grant, Hold, Position};
 pub use mutex::{LockInfo, Mutex, MutexGuard, Waiter};
 pub use name::Name;
+pub use queue::{ClaimInfo, Job, JobId, Queue, QueueInfo, Waiting};
 pub use session::{LossReason, Lost, Session, SessionBuilder, SessionId, SessionState};

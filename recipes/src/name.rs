@@ -7,7 +7,7 @@ use crate::{Error, SessionId};
 
 /// Keys of ours that are no waiter's lie here, outside of every name: whatever lies under `name/` stands
 /// in line, for every client of etcd.
-const RESERVED: &str = "baton.recipes";
+pub(crate) const RESERVED: &str = "baton.recipes";
 
 /// The name of a recipe's keys, as in etcd: a waiter of `name` is the key `name/` + its lease in hex.
 ///
@@ -63,6 +63,11 @@ impl Name {
     pub(crate) fn release_request(&self, session: SessionId) -> String {
         format!("{RESERVED}/release-requests/{}/{session}", self.0)
     }
+}
+
+/// The key that numbers some of a session's transactions.
+pub(crate) fn lane(session: SessionId, lane: u64) -> String {
+    format!("{RESERVED}/lanes/{session}/{lane:016x}")
 }
 
 /// All keys of sessions themselves begin with this.

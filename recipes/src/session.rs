@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::name::session_key;
 use crate::timer::Alarm;
-use crate::{Election, Error, Mutex, Name};
+use crate::{DoubleBarrier, Election, Error, Members, Mutex, Name, Queue};
 
 /// The least time between the moment a session is given up here and the moment its lease ends.
 const MARGIN_MIN: Duration = Duration::from_millis(200);
@@ -391,6 +391,29 @@ impl Session {
     /// An election. What is wrong with its name is told by the first request.
     pub fn election(&self, name: impl Into<Name>) -> Election {
         Election::new(self, name.into())
+    }
+
+    /// A queue.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the name is empty or contains a `/`.
+    pub fn queue(&self, name: impl Into<String>) -> Result<Queue, Error> {
+        Queue::new(self, name.into())
+    }
+
+    /// A barrier that `members` enter and leave together, one of which is `me`: a name that this member alone has,
+    /// and has again when it is restarted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a name is empty or contains a `/`, if there are no members, if one is named twice, or if
+    /// they are named and `me` is not one of them.
+    pub fn double_barrier(
+        &self,
+        name: impl Into<String>,
+        members: impl Into<Members>,
+        me: impl Into<String>,
+    ) -> Result<DoubleBarrier, Error> {
+        DoubleBarrier::new(self, name.into(), members.into(), me.into())
     }
 
     /// Ends the session: everything held through it is lost at once, here, and its lease is revoked. Done
