@@ -8,6 +8,8 @@ use baton_proto::etcdserverpb::{PutRequest, RangeRequest};
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::latencies::Latencies;
+
 /// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
@@ -34,38 +36,27 @@ pub struct Load {
 
 /// What a round gave.
 pub struct Outcome {
-    /// Sorted.
-    latencies_micros: Vec<u32>,
+    pub latencies: Latencies,
     errors: u64,
     time: Duration,
 }
 
 impl Outcome {
     pub fn count(&self) -> usize {
-        self.latencies_micros.len()
+        self.latencies.count()
     }
 
     pub fn per_second(&self) -> f64 {
         self.count() as f64 / self.time.as_secs_f64()
     }
 
-    pub fn percentile_micros(&self, percent: f64) -> f64 {
-        let last = self.count().saturating_sub(1);
-        let index = (last as f64 * percent / 100.0) as usize;
-        self.latencies_micros
-            .get(index)
-            .copied()
-            .unwrap_or(0)
-            .into()
-    }
-
     pub fn row(&self) -> String {
         format!(
             "{:>8.0} op/s  p50 {:>6.0} us  p99 {:>7.0} us  max {:>8.0} us  {} errors",
             self.per_second(),
-            self.percentile_micros(50.0),
-            self.percentile_micros(99.0),
-            self.percentile_micros(100.0),
+            self.latencies.percentile_micros(50.0),
+            self.latencies.percentile_micros(99.0),
+            self.latencies.percentile_micros(100.0),
             self.errors,
         )
     }
@@ -97,19 +88,18 @@ impl Load {
                 ))
             })
             .collect();
-        let mut latencies_micros = Vec::new();
+        let mut latencies = Vec::new();
         let mut errors = 0;
         for client in clients {
-            let (latencies, failed) = client.await?;
-            latencies_micros.extend(latencies);
+            let (some, failed) = client.await?;
+            latencies.extend(some);
             errors += failed;
         }
-        if latencies_micros.is_empty() {
+        if latencies.is_empty() {
             bail!("nothing succeeded, {errors} errors");
         }
-        latencies_micros.sort_unstable();
         Ok(Outcome {
-            latencies_micros,
+            latencies: Latencies::of(latencies),
             errors,
             time: started.elapsed(),
         })
@@ -123,7 +113,7 @@ async fn run_client(
     value_bytes: usize,
     keys: u64,
     until: Instant,
-) -> (Vec<u32>, u64) {
+) -> (Vec<Duration>, u64) {
     let mut kv = KvClient::new(channel);
     let value = Bytes::from(vec![b'v'; value_bytes]);
     let mut latencies = Vec::new();
@@ -160,8 +150,7 @@ async fn run_client(
             kv.range(range).await.is_ok()
         };
         if ok {
-            let micros = sent.elapsed().as_micros();
-            latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
+            latencies.push(sent.elapsed());
         } else {
             errors += 1;
         }

@@ -1,4 +1,5 @@
-//! Load for a running cluster (`load`), and two servers side by side in one run (`compare`).
+//! Load for a running cluster (`load`), and two servers side by side in one run: plain requests (`compare`) and locks
+//! (`locks`).
 //!
 //! Machines are noisy and shared, so the numbers to quote are ratios of rounds that ran in turn, and
 //! processor time per operation rather than operations per second.
@@ -9,17 +10,20 @@
     reason = "measures real time"
 )]
 
+mod latencies;
 mod load;
+mod locks;
+mod side;
 mod usage;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use baton_chaos_tests::process::{Cluster, Program};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use latencies::median;
 use load::{Kind, Load, Outcome};
+use side::{Side, Sides};
 use usage::Usage;
 
 #[derive(Parser)]
@@ -41,20 +45,17 @@ enum Command {
     },
     /// Starts a cluster of each of two servers and measures them in turn.
     Compare {
-        /// The first server. Default: batond beside this executable.
-        #[arg(long)]
-        a: Option<PathBuf>,
-        /// The second. Default: the installed etcd.
-        #[arg(long)]
-        b: Option<PathBuf>,
-        /// Members of each cluster.
-        #[arg(long, default_value_t = 3)]
-        members: usize,
-        /// Rounds; each measures both.
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
+        #[command(flatten)]
+        sides: Sides,
         #[command(flatten)]
         shape: Shape,
+    },
+    /// Starts a cluster of each of two servers and measures in turn how fast a lock goes from hand to hand.
+    Locks {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        shape: locks::Shape,
     },
 }
 
@@ -104,50 +105,25 @@ fn main() -> Result<()> {
             println!("{}", outcome.row());
             Ok(())
         }
-        Command::Compare {
-            a,
-            b,
-            members,
-            rounds,
-            shape,
-        } => runtime.block_on(compare(a, b, members, rounds, &shape)),
+        Command::Compare { sides, shape } => runtime.block_on(compare(&sides, &shape)),
+        Command::Locks { sides, shape } => runtime.block_on(locks::run(&sides, &shape)),
     }
 }
 
-/// One server of a comparison.
-struct Side {
-    name: String,
-    cluster: Cluster,
+/// What the rounds of one side gave.
+struct Rounds {
+    side: Side,
     rows: Vec<(Outcome, Usage)>,
 }
 
-impl Side {
-    async fn start(program: Program, members: usize) -> Result<Self> {
-        let name = program
-            .path()
-            .file_name()
-            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        let cluster = Cluster::start(&program, members).await?;
-        Ok(Self {
-            name,
-            cluster,
-            rows: Vec::new(),
-        })
-    }
-
-    fn usage(&self) -> Result<Usage> {
-        let pids = self.cluster.members.iter().filter_map(|m| m.pid());
-        Usage::of(pids)
-    }
-
+impl Rounds {
     async fn round(&mut self, shape: &Shape) -> Result<()> {
-        let endpoints = self.cluster.members.iter().map(|m| m.url()).collect();
-        let before = self.usage()?;
-        let outcome = shape.load(endpoints).run().await?;
-        let used = self.usage()?.since(&before);
+        let before = self.side.usage()?;
+        let outcome = shape.load(self.side.urls()).run().await?;
+        let used = self.side.usage()?.since(&before);
         println!(
             "{:>10}  {}  {:>6.1} us CPU/op  {:>5} MiB RSS",
-            self.name,
+            self.side.name,
             outcome.row(),
             used.cpu_micros / outcome.count().max(1) as f64,
             used.resident_bytes >> 20,
@@ -157,41 +133,28 @@ impl Side {
     }
 
     fn median(&self, of: impl Fn(&(Outcome, Usage)) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.rows.iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
+        median(self.rows.iter().map(of))
     }
 }
 
-async fn compare(
-    a: Option<PathBuf>,
-    b: Option<PathBuf>,
-    members: usize,
-    rounds: usize,
-    shape: &Shape,
-) -> Result<()> {
-    let a = match a {
-        Some(path) => path,
-        None => std::env::current_exe()?.with_file_name("batond"),
-    };
-    let b = match b {
-        Some(path) => Program::new(path),
-        None => Program::installed_etcd().context("no etcd is installed; name a server by --b")?,
-    };
-    let mut a = Side::start(Program::new(a), members).await?;
-    let mut b = Side::start(b, members).await?;
-    for _ in 0..rounds {
+async fn compare(sides: &Sides, shape: &Shape) -> Result<()> {
+    let [mut a, mut b] = sides.start().await?.map(|side| Rounds {
+        side,
+        rows: Vec::new(),
+    });
+    for _ in 0..sides.rounds {
         a.round(shape).await?;
         b.round(shape).await?;
     }
     let ratio = |of: &dyn Fn(&(Outcome, Usage)) -> f64| a.median(of) / b.median(of);
     println!(
-        "{} / {}, medians of {rounds} rounds: throughput {:.2}, p50 {:.2}, p99 {:.2}, CPU per op {:.2}, RSS {:.2}",
-        a.name,
-        b.name,
+        "{} / {}, medians of {} rounds: throughput {:.2}, p50 {:.2}, p99 {:.2}, CPU per op {:.2}, RSS {:.2}",
+        a.side.name,
+        b.side.name,
+        sides.rounds,
         ratio(&|(o, _)| o.per_second()),
-        ratio(&|(o, _)| o.percentile_micros(50.0)),
-        ratio(&|(o, _)| o.percentile_micros(99.0)),
+        ratio(&|(o, _)| o.latencies.percentile_micros(50.0)),
+        ratio(&|(o, _)| o.latencies.percentile_micros(99.0)),
         ratio(&|(o, u)| u.cpu_micros / o.count().max(1) as f64),
         ratio(&|(_, u)| u.resident_bytes as f64),
     );
