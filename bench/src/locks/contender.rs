@@ -14,6 +14,7 @@ use pb::response_op::Response;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 /// How a lock is taken.
@@ -217,8 +218,9 @@ impl Contender {
         let request = pb::WatchRequest {
             request_union: Some(RequestUnion::CreateRequest(create)),
         };
-        // A stream of requests that ends would end the watch.
-        let requests = tokio_stream::once(request).chain(tokio_stream::pending());
+        // The call lasts until its requests end: dropping the answers alone would leave the watch running.
+        let (_open, closed) = tokio::sync::mpsc::channel(1);
+        let requests = tokio_stream::once(request).chain(ReceiverStream::new(closed));
         let mut answers = WatchClient::new(self.channel.clone())
             .watch(requests)
             .await?

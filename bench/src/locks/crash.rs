@@ -62,18 +62,20 @@ async fn one(channel: Channel, way: Way, name: String, after: Duration) -> Resul
 
 /// Renews as a session does, for one time to live; returns when the last renewal was sent.
 async fn renew(channel: Channel, id: i64) -> Result<Instant> {
+    let request = pb::LeaseKeepAliveRequest { id };
     let (requests, renewals) = tokio::sync::mpsc::channel(1);
+    let mut sent = Instant::now();
+    // The first request comes before the call: servers answer nothing, not even headers, until there is one.
+    requests.send(request).await?;
     let mut answers = LeaseClient::new(channel)
         .lease_keep_alive(ReceiverStream::new(renewals))
         .await?
         .into_inner();
-    let mut sent = Instant::now();
-    for renewal in 0..RENEWALS {
-        if renewal > 0 {
-            tokio::time::sleep(TTL / RENEWALS).await;
-        }
+    answers.next().await.context("no answer to a renewal")??;
+    for _ in 1..RENEWALS {
+        tokio::time::sleep(TTL / RENEWALS).await;
         sent = Instant::now();
-        requests.send(pb::LeaseKeepAliveRequest { id }).await?;
+        requests.send(request).await?;
         answers.next().await.context("no answer to a renewal")??;
     }
     Ok(sent)
