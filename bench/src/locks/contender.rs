@@ -1,9 +1,13 @@
 //! One client that takes a lock and lets go of it, in one of the ways there are.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
+use baton_client::Client;
 use baton_proto::etcdserverpb as pb;
 use baton_proto::v3lockpb::lock_client::LockClient;
 use baton_proto::v3lockpb::{LockRequest, UnlockRequest};
+use baton_recipes::{Mutex, MutexGuard, Session};
 use bytes::Bytes;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::kv_client::KvClient;
@@ -24,9 +28,19 @@ pub enum Way {
     Rpc,
     /// What Go's `concurrency.Mutex` does with transactions and watches.
     EtcdAlgorithm,
+    /// Baton's recipes. The other side is measured with etcd's algorithm, which is what its users have.
+    Recipe,
 }
 
 impl Way {
+    /// The ways of the first and of the second side.
+    pub fn of_sides(self) -> [Self; 2] {
+        match self {
+            Self::Recipe => [Self::Recipe, Self::EtcdAlgorithm],
+            Self::Rpc | Self::EtcdAlgorithm => [self; 2],
+        }
+    }
+
     /// As it is typed.
     pub fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
@@ -34,8 +48,88 @@ impl Way {
     }
 }
 
-/// A contender and the lease its key lives by.
-pub struct Contender {
+/// A contender and the session or lease its key lives by.
+pub enum Contender {
+    /// Speaks the wire itself.
+    Raw(Raw),
+    /// A session of the recipes, and what it holds.
+    Recipe {
+        mutex: Mutex,
+        guard: Option<MutexGuard>,
+    },
+}
+
+impl Contender {
+    /// A contender for the lock `name` with a session or lease of its own, which lasts `ttl`. A lease is not renewed.
+    ///
+    /// # Errors
+    /// If the lease is not granted.
+    pub async fn new(servers: &Servers, way: Way, name: &str, ttl: Duration) -> Result<Self> {
+        match way {
+            Way::Rpc | Way::EtcdAlgorithm => {
+                let raw = Raw::new(servers.channel.clone(), way, name, ttl).await?;
+                Ok(Self::Raw(raw))
+            }
+            Way::Recipe => {
+                let session = Session::open(&servers.client, ttl).await?;
+                let mutex = session.mutex(name);
+                Ok(Self::Recipe { mutex, guard: None })
+            }
+        }
+    }
+
+    /// Returns when the lock is held.
+    ///
+    /// # Errors
+    /// Whatever the server said; the contender may still stand in line.
+    pub async fn lock(&mut self) -> Result<()> {
+        match self {
+            Self::Raw(raw) => raw.lock().await,
+            Self::Recipe { mutex, guard } => {
+                *guard = Some(mutex.lock().await?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets go.
+    ///
+    /// # Errors
+    /// Whatever the server said; the lock may or may not be held afterwards.
+    pub async fn unlock(&mut self) -> Result<()> {
+        match self {
+            Self::Raw(raw) => raw.unlock().await,
+            Self::Recipe { guard, .. } => {
+                guard.take().context("nothing is held")?.release().await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends its session or lease.
+    ///
+    /// # Errors
+    /// Whatever the server said.
+    pub async fn leave(self) -> Result<()> {
+        match self {
+            Self::Raw(raw) => raw.leave().await,
+            Self::Recipe { mutex, guard } => {
+                drop((mutex, guard));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Connections that contenders share.
+#[derive(Clone)]
+pub struct Servers {
+    pub channel: Channel,
+    pub client: Client,
+}
+
+/// A contender that speaks the wire itself.
+pub struct Raw {
     channel: Channel,
     way: Way,
     name: String,
@@ -43,13 +137,16 @@ pub struct Contender {
     key: Bytes,
 }
 
-impl Contender {
-    /// A contender for the lock `name` with a lease of its own, which lasts `ttl` seconds and is not renewed.
+impl Raw {
+    /// A contender whose lease is not renewed.
     ///
     /// # Errors
     /// If the lease is not granted.
-    pub async fn new(channel: Channel, way: Way, name: &str, ttl: i64) -> Result<Self> {
-        let grant = pb::LeaseGrantRequest { ttl, id: 0 };
+    pub async fn new(channel: Channel, way: Way, name: &str, ttl: Duration) -> Result<Self> {
+        let grant = pb::LeaseGrantRequest {
+            ttl: i64::try_from(ttl.as_secs())?,
+            id: 0,
+        };
         let lease = LeaseClient::new(channel.clone())
             .lease_grant(grant)
             .await?
@@ -69,10 +166,7 @@ impl Contender {
         self.lease
     }
 
-    /// Returns when the lock is held.
-    ///
-    /// # Errors
-    /// Whatever the server said; the contender may still stand in line.
+    /// As [`Contender::lock`].
     pub async fn lock(&mut self) -> Result<()> {
         match self.way {
             Way::Rpc => {
@@ -84,24 +178,20 @@ impl Contender {
                 self.key = service.lock(request).await?.into_inner().key;
                 Ok(())
             }
-            Way::EtcdAlgorithm => self.stand_in_line().await,
+            Way::EtcdAlgorithm | Way::Recipe => self.stand_in_line().await,
         }
     }
 
-    /// Lets go.
-    ///
-    /// # Errors
-    /// Whatever the server said; the lock may or may not be held afterwards.
-    pub async fn unlock(&mut self) -> Result<()> {
+    async fn unlock(&self) -> Result<()> {
+        let key = self.key.clone();
         match self.way {
             Way::Rpc => {
-                let key = self.key.clone();
                 let mut service = LockClient::new(self.channel.clone());
                 service.unlock(UnlockRequest { key }).await?;
             }
-            Way::EtcdAlgorithm => {
+            Way::EtcdAlgorithm | Way::Recipe => {
                 let request = pb::DeleteRangeRequest {
-                    key: self.key.clone(),
+                    key,
                     ..Default::default()
                 };
                 KvClient::new(self.channel.clone())
@@ -112,11 +202,7 @@ impl Contender {
         Ok(())
     }
 
-    /// Ends its lease.
-    ///
-    /// # Errors
-    /// Whatever the server said.
-    pub async fn leave(self) -> Result<()> {
+    async fn leave(self) -> Result<()> {
         let request = pb::LeaseRevokeRequest { id: self.lease };
         LeaseClient::new(self.channel).lease_revoke(request).await?;
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use baton_client::Client;
 use baton_proto::etcdserverpb as pb;
 use parking_lot::Mutex;
 use pb::kv_client::KvClient;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::contender::{Contender, Way, line};
+use super::contender::{Contender, Servers, Way, line};
 use crate::latencies::Latencies;
 use crate::side::Side;
 
@@ -24,8 +25,8 @@ const CONNECTIONS: usize = 64;
 const FILL_LIMIT: Duration = Duration::from_secs(900);
 /// Contenders that join at the same time. Servers refuse work when too much of it waits.
 const JOINING: usize = 500;
-/// Seconds that outlast every measurement.
-pub const LEASE_SECONDS: i64 = 7200;
+/// Outlasts every measurement.
+pub const LEASE: Duration = Duration::from_secs(7200);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gate {
@@ -69,13 +70,16 @@ pub struct Contention {
 ///
 /// # Errors
 /// If one cannot be made.
-pub async fn connect(urls: &[String], contenders: usize) -> Result<Vec<Channel>> {
-    let mut channels = Vec::new();
+pub async fn connect(urls: &[String], contenders: usize) -> Result<Vec<Servers>> {
+    let mut connections = Vec::new();
     for url in urls.iter().cycle().take(contenders.min(CONNECTIONS)) {
         let endpoint = Endpoint::from_shared(url.clone())?.tcp_nodelay(true);
-        channels.push(endpoint.connect().await?);
+        connections.push(Servers {
+            channel: endpoint.connect().await?,
+            client: Client::new([url])?,
+        });
     }
-    Ok(channels)
+    Ok(connections)
 }
 
 /// Returns once `count` contenders hold or await the lock `name`.
@@ -113,7 +117,7 @@ impl Contention {
         count: usize,
         hold: Duration,
     ) -> Result<Self> {
-        let channels = connect(&side.urls(), count).await?;
+        let connections = connect(&side.urls(), count).await?;
         let lock = Arc::new(Lock {
             gate: watch::Sender::new(Gate::Shut),
             hold,
@@ -122,10 +126,10 @@ impl Contention {
         let mut contenders = JoinSet::new();
         while contenders.len() < count {
             for _ in 0..JOINING.min(count - contenders.len()) {
-                let channel = channels[contenders.len() % channels.len()].clone();
-                contenders.spawn(take_part(lock.clone(), channel, way, name.to_owned()));
+                let servers = connections[contenders.len() % connections.len()].clone();
+                contenders.spawn(take_part(lock.clone(), servers, way, name.to_owned()));
             }
-            let standing = stand_in_line(&channels[0], name, contenders.len());
+            let standing = stand_in_line(&connections[0].channel, name, contenders.len());
             tokio::select! {
                 standing = standing => standing?,
                 _ = contenders.join_next() => return Err(lock.failure()),
@@ -186,14 +190,14 @@ impl Lock {
     }
 }
 
-async fn take_part(lock: Arc<Lock>, channel: Channel, way: Way, name: String) {
-    if let Err(error) = take_turns(&lock, channel, way, &name).await {
+async fn take_part(lock: Arc<Lock>, servers: Servers, way: Way, name: String) {
+    if let Err(error) = take_turns(&lock, &servers, way, &name).await {
         lock.seen.lock().failure.get_or_insert(error);
     }
 }
 
-async fn take_turns(lock: &Lock, channel: Channel, way: Way, name: &str) -> Result<()> {
-    let mut contender = Contender::new(channel, way, name, LEASE_SECONDS).await?;
+async fn take_turns(lock: &Lock, servers: &Servers, way: Way, name: &str) -> Result<()> {
+    let mut contender = Contender::new(servers, way, name, LEASE).await?;
     let mut gate = lock.gate.subscribe();
     loop {
         contender.lock().await?;

@@ -9,13 +9,12 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::contender::{Contender, Way};
-use super::contention::{LEASE_SECONDS, connect, stand_in_line};
+use super::contender::{Contender, Raw, Servers, Way};
+use super::contention::{LEASE, connect, stand_in_line};
 use crate::latencies::Latencies;
 use crate::side::Side;
 
 /// The least etcd grants with its default election timeout.
-const TTL_SECONDS: i64 = 2;
 const TTL: Duration = Duration::from_secs(2);
 const RENEWALS: u32 = 3;
 
@@ -25,14 +24,14 @@ const RENEWALS: u32 = 3;
 /// # Errors
 /// Whatever the server said.
 pub async fn crash(side: &Side, way: Way, name: &str, count: usize) -> Result<Latencies> {
-    let channels = connect(&side.urls(), count).await?;
+    let connections = connect(&side.urls(), count).await?;
     let crashes: Vec<_> = (0..count)
         .map(|index| {
-            let channel = channels[index % channels.len()].clone();
+            let servers = connections[index % connections.len()].clone();
             // Spread over the time between two renewals, so that no tick of a server is met by all.
             let after = TTL / RENEWALS * u32::try_from(index).unwrap_or(0)
                 / u32::try_from(count).unwrap_or(u32::MAX);
-            tokio::spawn(one(channel, way, format!("{name}/{index}"), after))
+            tokio::spawn(one(servers, way, format!("{name}/{index}"), after))
         })
         .collect();
     let mut late = Vec::new();
@@ -42,18 +41,18 @@ pub async fn crash(side: &Side, way: Way, name: &str, count: usize) -> Result<La
     Ok(Latencies::of(late))
 }
 
-async fn one(channel: Channel, way: Way, name: String, after: Duration) -> Result<Duration> {
-    let mut holder = Contender::new(channel.clone(), way, &name, TTL_SECONDS).await?;
+async fn one(servers: Servers, way: Way, name: String, after: Duration) -> Result<Duration> {
+    let mut holder = Raw::new(servers.channel.clone(), way, &name, TTL).await?;
     holder.lock().await?;
-    let mut next = Contender::new(channel.clone(), way, &name, LEASE_SECONDS).await?;
+    let mut next = Contender::new(&servers, way, &name, LEASE).await?;
     let held = async {
         next.lock().await?;
         anyhow::Ok((Instant::now(), next))
     };
     let holding = async {
-        stand_in_line(&channel, &name, 2).await?;
+        stand_in_line(&servers.channel, &name, 2).await?;
         tokio::time::sleep(after).await;
-        renew(channel.clone(), holder.lease()).await
+        renew(servers.channel.clone(), holder.lease()).await
     };
     let ((held, next), renewed) = tokio::try_join!(held, holding)?;
     next.leave().await?;

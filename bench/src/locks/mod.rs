@@ -21,7 +21,7 @@ use contention::{Contention, Window};
 #[derive(Args, Clone)]
 pub struct Shape {
     /// How locks are taken.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Way::Rpc, Way::EtcdAlgorithm])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Way::Rpc, Way::EtcdAlgorithm, Way::Recipe])]
     ways: Vec<Way>,
     /// The parts of the measurement.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Handoff, Part::Line, Part::Uncontended, Part::Crash])]
@@ -67,6 +67,7 @@ pub async fn run(sides: &Sides, shape: &Shape) -> Result<()> {
         a.name, b.name, sides.members, sides.rounds
     );
     for &way in &shape.ways {
+        let [way_a, way_b] = way.of_sides();
         for part in &shape.parts {
             match part {
                 Part::Handoff => {
@@ -75,8 +76,8 @@ pub async fn run(sides: &Sides, shape: &Shape) -> Result<()> {
                             let hold = Duration::from_millis(hold);
                             let name = format!("locks/{way:?}/{contenders}/{}", hold.as_millis());
                             let mut lines = [
-                                Contention::start(&a, way, &name, contenders, hold).await?,
-                                Contention::start(&b, way, &name, contenders, hold).await?,
+                                Contention::start(&a, way_a, &name, contenders, hold).await?,
+                                Contention::start(&b, way_b, &name, contenders, hold).await?,
                             ];
                             let label = format!("{contenders} contenders, hold {hold:?}");
                             let windows = in_turn(&mut lines, [&a, &b], sides.rounds, time).await?;
@@ -92,8 +93,8 @@ pub async fn run(sides: &Sides, shape: &Shape) -> Result<()> {
                         // Thousands of calls broken off are a trial of its own; these clusters are thrown away instead.
                         let [a, b] = sides.start().await?;
                         let mut lines = [
-                            Contention::start(&a, way, "line", waiters, Duration::ZERO).await?,
-                            Contention::start(&b, way, "line", waiters, Duration::ZERO).await?,
+                            Contention::start(&a, way_a, "line", waiters, Duration::ZERO).await?,
+                            Contention::start(&b, way_b, "line", waiters, Duration::ZERO).await?,
                         ];
                         let windows = in_turn(&mut lines, [&a, &b], sides.rounds, time).await?;
                         print_row(way, &format!("{waiters} in line, hold 0ns"), &windows);
@@ -102,8 +103,8 @@ pub async fn run(sides: &Sides, shape: &Shape) -> Result<()> {
                 Part::Uncontended => {
                     let mut rounds = [Vec::new(), Vec::new()];
                     for _ in 0..sides.rounds {
-                        rounds[0].push(uncontended(&a, way, time).await?);
-                        rounds[1].push(uncontended(&b, way, time).await?);
+                        rounds[0].push(uncontended(&a, way_a, time).await?);
+                        rounds[1].push(uncontended(&b, way_b, time).await?);
                     }
                     print_row(way, "alone, lock and unlock", &rounds);
                 }
@@ -111,8 +112,8 @@ pub async fn run(sides: &Sides, shape: &Shape) -> Result<()> {
                     let mut rounds = [Vec::new(), Vec::new()];
                     for round in 0..sides.rounds {
                         let name = format!("crash/{way:?}/{round}");
-                        rounds[0].push(crash::crash(&a, way, &name, shape.crashes).await?);
-                        rounds[1].push(crash::crash(&b, way, &name, shape.crashes).await?);
+                        rounds[0].push(crash::crash(&a, way_a, &name, shape.crashes).await?);
+                        rounds[1].push(crash::crash(&b, way_b, &name, shape.crashes).await?);
                     }
                     print_crash_row(way, &rounds);
                 }
@@ -139,9 +140,8 @@ async fn in_turn(
 }
 
 async fn uncontended(side: &Side, way: Way, time: Duration) -> Result<Window> {
-    let channels = contention::connect(&side.urls(), 1).await?;
-    let ttl = contention::LEASE_SECONDS;
-    let mut alone = Contender::new(channels[0].clone(), way, "alone", ttl).await?;
+    let connections = contention::connect(&side.urls(), 1).await?;
+    let mut alone = Contender::new(&connections[0], way, "alone", contention::LEASE).await?;
     let before = side.usage()?;
     let started = Instant::now();
     let mut pairs = Vec::new();
