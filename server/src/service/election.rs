@@ -10,7 +10,8 @@ use baton_state_machine::{KeyRange, Response as Applied};
 use tonic::{Request, Response, Status};
 
 use super::hold::Kind;
-use super::status::{RpcError, not_implemented};
+use super::observe::{self, Leaders};
+use super::status::RpcError;
 use super::{Services, header, metadata, scan};
 use crate::admission::txn_cost;
 use crate::line;
@@ -130,13 +131,21 @@ impl pb::election_server::Election for Election {
         Ok(Response::new(first.map_err(RpcError::beneath)?))
     }
 
-    type ObserveStream = tokio_stream::Empty<Result<pb::LeaderResponse, Status>>;
+    type ObserveStream = Leaders;
 
     async fn observe(
         &self,
-        _: Request<pb::LeaderRequest>,
-    ) -> Result<Response<Self::ObserveStream>, Status> {
-        Err(not_implemented("Observe", "way to follow leaders"))
+        request: Request<pb::LeaderRequest>,
+    ) -> Result<Response<Leaders>, Status> {
+        let core = &self.services.core;
+        metadata::admit(core, request.metadata(), metadata::Call::Stream)?;
+        let end = metadata::stream_end(core.clone(), metadata::requires_leader(request.metadata()));
+        let name = &request.get_ref().name;
+        Ok(Response::new(observe::leaders(
+            self.services.clone(),
+            name,
+            end,
+        )))
     }
 
     async fn resign(

@@ -16,6 +16,7 @@ mod lease;
 mod lock;
 mod maintenance;
 pub mod metadata;
+mod observe;
 
 pub mod receipt;
 mod scan;
