@@ -1,0 +1,213 @@
+//! The commands, and how a command line becomes one.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::commands::{
+    alarm, auth, completion, endpoint, kv, lease, maintenance, member, txn, version, watch,
+};
+use crate::connection::Connection;
+use crate::failure::{Failure, Result};
+use crate::flags::{self, Flags};
+use crate::output::{self, Output, complain};
+
+/// What a command works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The members.
+    pub connection: Connection,
+    /// Where answers go.
+    pub output: Output,
+}
+
+/// The command line of Baton. Every command of etcdctl is here, under its name and with its flags.
+#[derive(Debug, Parser)]
+#[command(
+    name = "batonctl",
+    version,
+    disable_version_flag = true,
+    infer_subcommands = true,
+    subcommand_required = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  batonctl put greeting hello
+  batonctl get greeting
+  batonctl watch --prefix config/
+  batonctl lock nightly-report -- ./report.sh      run a command while holding a lock
+  batonctl elect scheduler -- ./scheduler          run a command while being the leader
+
+`batonctl COMMAND --help` has more of them. `batonctl options` lists the flags that every command takes; each of them
+can be given in the environment as well, as BATONCTL_ENDPOINTS or ETCDCTL_ENDPOINTS."
+)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Put(kv::Put),
+    Get(kv::Get),
+    Del(kv::Del),
+    Txn(txn::Txn),
+    #[command(visible_alias = "compact")]
+    Compaction(kv::Compaction),
+    Watch(watch::Watch),
+    #[command(subcommand)]
+    Lease(lease::Lease),
+    #[command(subcommand)]
+    Member(member::Member),
+    Endpoint(endpoint::Endpoint),
+    #[command(subcommand)]
+    Alarm(alarm::Alarm),
+    Defrag(maintenance::Defrag),
+    MoveLeader(maintenance::MoveLeader),
+    #[command(subcommand)]
+    Snapshot(maintenance::Snapshot),
+    #[command(subcommand)]
+    Downgrade(maintenance::Downgrade),
+    #[command(subcommand)]
+    Auth(auth::Auth),
+    #[command(subcommand)]
+    User(auth::User),
+    #[command(subcommand)]
+    Role(auth::Role),
+    Completion(completion::Completion),
+    /// List the flags that every command takes
+    Options,
+    Version(version::Version),
+}
+
+/// Runs the command of this process.
+pub async fn run() -> Result<()> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let Some(Cli { flags, command }) = parse(arguments)? else {
+        return Ok(());
+    };
+    // Says what is wrong with the flags before it connects, but not where it needs no connection.
+    match command {
+        Command::Completion(completion) => return completion.run(command_tree()),
+        Command::Options => return options(),
+        Command::Version(version) => return version.run(),
+        _ => {}
+    }
+    let context = Context {
+        connection: Connection::new(flags.settings()?),
+        output: flags.output()?,
+    };
+    match command {
+        Command::Put(put) => put.run(&context).await,
+        Command::Get(get) => get.run(&context).await,
+        Command::Del(del) => del.run(&context).await,
+        Command::Txn(txn) => txn.run(&context).await,
+        Command::Compaction(compaction) => compaction.run(&context).await,
+        Command::Watch(watch) => watch.run(&context).await,
+        Command::Lease(lease) => lease.run(&context).await,
+        Command::Member(member) => member.run(&context).await,
+        Command::Endpoint(endpoint) => endpoint.run(&context).await,
+        Command::Alarm(alarm) => alarm.run(&context).await,
+        Command::Defrag(defrag) => defrag.run(&context).await,
+        Command::MoveLeader(move_leader) => move_leader.run(&context).await,
+        Command::Snapshot(snapshot) => snapshot.run(&context).await,
+        Command::Downgrade(downgrade) => downgrade.run(&context).await,
+        Command::Auth(auth) => auth.run(&context).await,
+        Command::User(user) => user.run(&context).await,
+        Command::Role(role) => role.run(&context).await,
+        Command::Completion(_) | Command::Options | Command::Version(_) => Ok(()),
+    }
+}
+
+fn command_tree() -> clap::Command {
+    flags::as_in_go(Cli::command())
+}
+
+/// `None` if all that was asked for was help, which is printed.
+fn parse(arguments: Vec<OsString>) -> Result<Option<Cli>> {
+    let mut command = command_tree();
+    let typed = match command.try_get_matches_from_mut(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return explain(&error),
+    };
+    for variable in flags::unknown_variables(&command) {
+        complain(format_args!("Warning: unrecognized environment variable {variable}"));
+    }
+    let from_environment = flags::from_environment(&command, &typed)?;
+    if std::env::var_os("BATONCTL_DEBUG").is_some() || std::env::var_os("ETCDCTL_DEBUG").is_some() {
+        for flag in &from_environment {
+            complain(format_args!("from the environment: {flag}"));
+        }
+    }
+    let (program, rest) = arguments.split_at(1);
+    let all = program
+        .iter()
+        .cloned()
+        .chain(from_environment.into_iter().map(OsString::from))
+        .chain(rest.iter().cloned());
+    let matches = match command.try_get_matches_from_mut(all) {
+        Ok(matches) => matches,
+        Err(error) => return explain(&error),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| Failure::error(error.to_string()))?;
+    Ok(Some(cli))
+}
+
+/// Prints help, or says what is wrong with a command line in the words scripts and people know.
+fn explain(error: &clap::Error) -> Result<Option<Cli>> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let text = match error.kind() {
+        ErrorKind::DisplayHelp => {
+            output::print(error.to_string())?;
+            return Ok(None);
+        }
+        ErrorKind::UnknownArgument => {
+            let argument = context(ContextKind::InvalidArg);
+            if argument.starts_with("--") {
+                format!("unknown flag: {argument}")
+            } else if let Some(letter) = argument.strip_prefix('-') {
+                format!("unknown shorthand flag: {letter:?} in -{letter}")
+            } else {
+                format!("unexpected argument {argument:?}")
+            }
+        }
+        ErrorKind::ValueValidation => {
+            let source = std::error::Error::source(error);
+            let reason = source.map_or_else(String::new, |source| format!(": {source}"));
+            let flag = context(ContextKind::InvalidArg);
+            let flag = flag.split(['[', '=', ' ']).next().unwrap_or_default().to_owned();
+            let value = context(ContextKind::InvalidValue);
+            format!("invalid argument {value:?} for {flag:?} flag{reason}")
+        }
+        ErrorKind::InvalidSubcommand => {
+            let unknown = context(ContextKind::InvalidSubcommand);
+            format!("unknown command {unknown:?} for \"batonctl\"")
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            output::print(error.to_string())?;
+            return Ok(None);
+        }
+        _ => {
+            let text = error.to_string();
+            text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()
+        }
+    };
+    Err(Failure::error(text))
+}
+
+/// Prints the flags that every command takes, those too that help leaves out.
+fn options() -> Result<()> {
+    let mut command = command_tree()
+        .mut_args(|arg| arg.hide(false))
+        .disable_help_subcommand(true)
+        .help_template("The following options can be passed to any command:\n\n{options}\n");
+    let help = command.render_long_help();
+    output::print(help.to_string())
+}

@@ -1,0 +1,111 @@
+//! How a command fails: a text for people on standard error, and an exit code for scripts.
+
+use tonic::{Code, Status};
+
+/// Any failure.
+pub const ERROR: u8 = 1;
+/// No connection, or a lease command that was refused.
+pub const BAD_CONNECTION: u8 = 2;
+/// A transaction or a watch that cannot be read.
+pub const INVALID_INPUT: u8 = 3;
+/// A flag is known, its value is not.
+pub const BAD_FEATURE: u8 = 4;
+/// A watch or a transfer ended before its time.
+pub const INTERRUPTED: u8 = 5;
+/// Arguments that make no sense.
+pub const BAD_ARGUMENTS: u8 = 128;
+
+/// What [`std::result::Result`] is here.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What is printed behind `Error: `; nothing is printed if it is empty.
+    pub text: String,
+}
+
+impl Failure {
+    /// With this exit code and text.
+    pub fn new(code: u8, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// Any failure.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self::new(ERROR, text)
+    }
+
+    /// Arguments that make no sense.
+    pub fn arguments(text: impl Into<String>) -> Self {
+        Self::new(BAD_ARGUMENTS, text)
+    }
+
+    /// An exit code alone: all was said already.
+    pub fn silent(code: u8) -> Self {
+        Self::new(code, "")
+    }
+
+    /// With what failed in front, as `what (why)`.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        self.text = format!("{what} ({})", self.text);
+        self
+    }
+
+    /// With another exit code.
+    #[must_use]
+    pub fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::error(status_text(&status))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::error(error.to_string())
+    }
+}
+
+/// A refusal in the words of Go's client: errors of etcd by their text alone, which scripts look for.
+pub fn status_text(status: &Status) -> String {
+    let text = status.message();
+    match status.code() {
+        Code::DeadlineExceeded => "context deadline exceeded".to_owned(),
+        _ if text.starts_with("etcdserver: ") || text.starts_with("auth: ") => text.to_owned(),
+        code => format!("rpc error: code = {} desc = {text}", code_name(code)),
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}

@@ -1,0 +1,228 @@
+//! Flags every command takes, and the environment that stands in for them.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Parser};
+
+use crate::connection::{Credentials, Settings};
+use crate::failure::{BAD_FEATURE, Failure, Result};
+use crate::go;
+use crate::output::{Format, Output};
+
+const CONNECTION: &str = "Connection";
+const OUTPUT: &str = "Output";
+
+/// Flags every command takes, in etcdctl's spelling.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Where the members of the cluster listen, separated by commas
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        help_heading = CONNECTION
+    )]
+    pub endpoints: Vec<String>,
+
+    /// Time to connect
+    #[arg(long, global = true, default_value = "2s", value_parser = go::parse_duration, help_heading = CONNECTION)]
+    pub dial_timeout: Duration,
+
+    /// Time for a command that does not wait by nature, once connected
+    #[arg(long, global = true, default_value = "5s", value_parser = go::parse_duration, help_heading = CONNECTION)]
+    pub command_timeout: Duration,
+
+    /// Silence after which the server is pinged
+    #[arg(long, global = true, hide = true, default_value = "2s", value_parser = go::parse_duration, help_heading = CONNECTION)]
+    pub keepalive_time: Duration,
+
+    /// Time the server has to answer a ping
+    #[arg(long, global = true, hide = true, default_value = "6s", value_parser = go::parse_duration, help_heading = CONNECTION)]
+    pub keepalive_timeout: Duration,
+
+    /// Largest request in bytes (0: 2 MiB)
+    #[arg(long, global = true, hide = true, default_value = "0", value_parser = go::size_flag, help_heading = CONNECTION)]
+    pub max_request_bytes: usize,
+
+    /// Largest answer in bytes (0: no limit)
+    #[arg(long, global = true, hide = true, default_value = "0", value_parser = go::size_flag, help_heading = CONNECTION)]
+    pub max_recv_bytes: usize,
+
+    /// Who asks: NAME or NAME:PASSWORD; without a password it is asked for
+    #[arg(long, global = true, help_heading = CONNECTION)]
+    pub user: Option<String>,
+
+    /// The password of --user, which then is the name alone
+    #[arg(long, global = true, hide = true, help_heading = CONNECTION)]
+    pub password: Option<String>,
+
+    /// A token made elsewhere, instead of --user
+    #[arg(long, global = true, hide = true, help_heading = CONNECTION)]
+    pub auth_jwt_token: Option<String>,
+
+    /// Format of answers: simple, json, fields, table or protobuf
+    #[arg(short, long, global = true, default_value = "simple", help_heading = OUTPUT)]
+    pub write_out: String,
+
+    /// Print bytes and ids in hexadecimal
+    #[arg(long, global = true, help_heading = OUTPUT)]
+    pub hex: bool,
+
+    /// Print the flags and where they come from on standard error
+    #[arg(long, global = true, hide = true, help_heading = OUTPUT)]
+    pub debug: bool,
+}
+
+impl Flags {
+    /// How answers are printed.
+    pub fn output(&self) -> Result<Output> {
+        let format = match self.write_out.as_str() {
+            "simple" => Format::Simple,
+            "json" => Format::Json,
+            "fields" => Format::Fields,
+            "table" => Format::Table,
+            "protobuf" => Format::Protobuf,
+            _ => return Err(Failure::new(BAD_FEATURE, "unsupported output format")),
+        };
+        Ok(Output::new(format, self.hex))
+    }
+
+    /// How members are reached. Asks for a password where a user has none.
+    pub fn settings(&self) -> Result<Settings> {
+        let mut endpoints: Vec<String> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.trim().to_owned())
+            .collect();
+        endpoints.retain(|endpoint| !endpoint.is_empty());
+        Ok(Settings {
+            endpoints,
+            dial_timeout: self.dial_timeout,
+            command_timeout: self.command_timeout,
+            keep_alive: self.keepalive_time.max(LEAST_KEEP_ALIVE),
+            keep_alive_timeout: self.keepalive_timeout,
+            max_request: self.max_request_bytes,
+            max_answer: self.max_recv_bytes,
+            credentials: self.credentials()?,
+        })
+    }
+
+    fn credentials(&self) -> Result<Credentials> {
+        if let Some(token) = &self.auth_jwt_token {
+            return Ok(Credentials::Token(token.clone()));
+        }
+        let Some(user) = &self.user else {
+            return Ok(Credentials::None);
+        };
+        let (name, password) = match (&self.password, user.split_once(':')) {
+            (Some(password), _) => (user.clone(), password.clone()),
+            (None, Some((name, password))) => (name.to_owned(), password.to_owned()),
+            (None, None) => (user.clone(), crate::terminal::ask("Password: ")?),
+        };
+        Ok(Credentials::Password(name, password))
+    }
+}
+
+/// Servers may hang up on clients that ping more often. etcdctl's default is below it, and its library raises it.
+const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Where a flag may come from, the first one first.
+const PREFIXES: [&str; 2] = ["BATONCTL_", "ETCDCTL_"];
+/// What is read elsewhere, and what older clients needed.
+const OTHER_VARIABLES: [&str; 3] = ["WATCH_KEY", "WATCH_RANGE_END", "API"];
+
+/// The flags that the environment gives, as arguments to stand before those of the command line.
+///
+/// # Errors
+/// If a flag is given both ways: one of them would be shadowed without a word.
+pub fn from_environment(command: &Command, matches: &ArgMatches) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for flag in command.get_arguments().filter(|arg| arg.is_global_set()) {
+        let Some(name) = flag.get_long() else {
+            continue;
+        };
+        let Some((variable, value)) = variable_of(name) else {
+            continue;
+        };
+        if is_on_command_line(matches, flag.get_id().as_str()) {
+            return Err(Failure::error(format!(
+                "--{name} is given, and {variable} is set in the environment: take one of them away"
+            )));
+        }
+        found.push(format!("--{name}={value}"));
+    }
+    Ok(found)
+}
+
+fn variable_of(flag: &str) -> Option<(String, String)> {
+    PREFIXES.iter().find_map(|prefix| {
+        let variable = format!("{prefix}{}", environment_name(flag));
+        let value = std::env::var(&variable).ok()?;
+        (!value.is_empty()).then_some((variable, value))
+    })
+}
+
+fn environment_name(flag: &str) -> String {
+    flag.to_uppercase().replace('-', "_")
+}
+
+/// Variables with our prefixes that mean nothing, so that a slip is seen.
+pub fn unknown_variables(command: &Command) -> Vec<String> {
+    let known: Vec<String> = command
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(environment_name))
+        .chain(OTHER_VARIABLES.map(str::to_owned))
+        .collect();
+    let mut unknown: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| {
+            PREFIXES.iter().any(|prefix| {
+                name.strip_prefix(prefix)
+                    .is_some_and(|rest| !known.iter().any(|known| known == rest))
+            })
+        })
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Whether a flag was typed, at whatever depth of subcommands.
+fn is_on_command_line(matches: &ArgMatches, id: &str) -> bool {
+    let here = matches.try_contains_id(id).is_ok()
+        && matches.value_source(id) == Some(ValueSource::CommandLine);
+    here || matches
+        .subcommand()
+        .is_some_and(|(_, deeper)| is_on_command_line(deeper, id))
+}
+
+/// Parses words typed in as a command line of etcdctl's.
+///
+/// # Errors
+/// What clap says.
+pub fn parse_as_in_go<P: Parser>(words: Vec<OsString>) -> std::result::Result<P, clap::Error> {
+    let matches = as_in_go(P::command()).try_get_matches_from(words)?;
+    P::from_arg_matches(&matches)
+}
+
+/// Makes flags take what `etcdctl` takes: `--flag`, `--flag=true`, `--flag=false` for those that are on or off,
+/// and the last of several wins.
+pub fn as_in_go(command: Command) -> Command {
+    let command = command.args_override_self(true).mut_args(|arg: Arg| {
+        if !matches!(arg.get_action(), ArgAction::SetTrue) {
+            return arg;
+        }
+        arg.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+            .value_name("BOOL")
+            .value_parser(go::parse_bool)
+    });
+    command.mut_subcommands(as_in_go)
+}
