@@ -131,10 +131,12 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Cli>> {
     let mut command = command_tree();
     let typed = match command.try_get_matches_from_mut(&arguments) {
         Ok(matches) => matches,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&error, &command, &arguments),
     };
     for variable in flags::unknown_variables(&command) {
-        complain(format_args!("Warning: unrecognized environment variable {variable}"));
+        complain(format_args!(
+            "Warning: unrecognized environment variable {variable}"
+        ));
     }
     let from_environment = flags::from_environment(&command, &typed)?;
     if std::env::var_os("BATONCTL_DEBUG").is_some() || std::env::var_os("ETCDCTL_DEBUG").is_some() {
@@ -150,56 +152,79 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Cli>> {
         .chain(rest.iter().cloned());
     let matches = match command.try_get_matches_from_mut(all) {
         Ok(matches) => matches,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&error, &command, &arguments),
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Failure::error(error.to_string()))?;
     Ok(Some(cli))
 }
 
 /// Prints help, or says what is wrong with a command line in the words scripts and people know.
-fn explain(error: &clap::Error) -> Result<Option<Cli>> {
+fn explain(
+    error: &clap::Error,
+    command: &clap::Command,
+    arguments: &[OsString],
+) -> Result<Option<Cli>> {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(", "),
         _ => String::new(),
     };
+    let argument = context(ContextKind::InvalidArg);
+    let name = argument.split(['[', '=', ' ']).next().unwrap_or_default();
+    let value = context(ContextKind::InvalidValue);
     let text = match error.kind() {
-        ErrorKind::DisplayHelp => {
+        ErrorKind::DisplayHelp
+        | ErrorKind::MissingSubcommand
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             output::print(error.to_string())?;
             return Ok(None);
         }
-        ErrorKind::UnknownArgument => {
-            let argument = context(ContextKind::InvalidArg);
-            if argument.starts_with("--") {
-                format!("unknown flag: {argument}")
-            } else if let Some(letter) = argument.strip_prefix('-') {
-                format!("unknown shorthand flag: {letter:?} in -{letter}")
-            } else {
-                format!("unexpected argument {argument:?}")
-            }
+        ErrorKind::UnknownArgument if name.starts_with("--") => format!("unknown flag: {name}"),
+        ErrorKind::UnknownArgument if name.starts_with('-') => {
+            let letter = &name[1..];
+            format!("unknown shorthand flag: '{letter}' in {name}")
         }
+        ErrorKind::UnknownArgument => format!("unexpected argument {argument:?}"),
+        ErrorKind::InvalidValue if value.is_empty() => format!("flag needs an argument: {name}"),
         ErrorKind::ValueValidation => {
             let source = std::error::Error::source(error);
             let reason = source.map_or_else(String::new, |source| format!(": {source}"));
-            let flag = context(ContextKind::InvalidArg);
-            let flag = flag.split(['[', '=', ' ']).next().unwrap_or_default().to_owned();
-            let value = context(ContextKind::InvalidValue);
-            format!("invalid argument {value:?} for {flag:?} flag{reason}")
+            format!("invalid argument {value:?} for {name:?} flag{reason}")
         }
         ErrorKind::InvalidSubcommand => {
             let unknown = context(ContextKind::InvalidSubcommand);
-            format!("unknown command {unknown:?} for \"batonctl\"")
-        }
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            output::print(error.to_string())?;
-            return Ok(None);
+            let path = path(command, arguments);
+            let suggested = match error.get(ContextKind::SuggestedSubcommand) {
+                Some(ContextValue::Strings(names)) if !names.is_empty() => {
+                    format!("; did you mean {:?}?", names[0])
+                }
+                _ => String::new(),
+            };
+            format!("unknown command {unknown:?} for {path:?}{suggested}")
         }
         _ => {
             let text = error.to_string();
-            text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            text.lines().next().unwrap_or_default().to_owned()
         }
     };
-    Err(Failure::error(text))
+    let path = path(command, arguments);
+    Err(Failure::error(format!(
+        "{text}\nRun '{path} --help' for usage."
+    )))
+}
+
+/// The command a command line means, as far as it names one.
+fn path(command: &clap::Command, arguments: &[OsString]) -> String {
+    let mut path = command.get_name().to_owned();
+    let mut command = command;
+    for argument in arguments.iter().skip(1) {
+        if let Some(deeper) = command.find_subcommand(argument) {
+            path = format!("{path} {}", deeper.get_name());
+            command = deeper;
+        }
+    }
+    path
 }
 
 /// Prints the flags that every command takes, those too that help leaves out.

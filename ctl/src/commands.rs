@@ -53,10 +53,7 @@ fn is_serializable(consistency: &str) -> Result<bool> {
         "l" => Ok(false),
         other => Err(Failure::new(
             BAD_FEATURE,
-            format!(
-                "unknown consistency flag {}",
-                go::quote(other.as_bytes())
-            ),
+            format!("unknown consistency flag {}", go::quote(other.as_bytes())),
         )),
     }
 }
@@ -122,7 +119,10 @@ mod tests {
     fn a_line_falls_into_plain_and_quoted_words() {
         let words = |line| words(line).expect("words");
         assert_eq!(words(r#"put key1 "a b\n""#), ["put", "key1", "a b\n"]);
-        assert_eq!(words("  get 'a  b'  --prefix "), ["get", "a  b", "--prefix"]);
+        assert_eq!(
+            words("  get 'a  b'  --prefix "),
+            ["get", "a  b", "--prefix"]
+        );
         assert_eq!(words("k -- v\"w"), ["k", "--", "v\"w"]);
         assert!(words("  ").is_empty());
     }

@@ -11,7 +11,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::failure::{Failure, Result, status_text};
+use crate::failure::{BAD_CONNECTION, Failure, Result, status_text};
 
 /// A connection to one member, under the caller's identity.
 pub type Service = InterceptedService<Channel, Identity>;
@@ -110,7 +110,10 @@ impl Connection {
     pub async fn service_with_leader(&self, first: usize) -> Result<(usize, Service)> {
         let deadline = Instant::now() + self.settings.dial_timeout;
         let (index, channel, token) = self.dial(first, deadline).await?;
-        let identity = Identity { token, leader: true };
+        let identity = Identity {
+            token,
+            leader: true,
+        };
         Ok((index, InterceptedService::new(channel, identity)))
     }
 
@@ -175,7 +178,9 @@ impl Connection {
     ) -> Result<(usize, Channel, Option<AsciiMetadataValue>)> {
         let endpoints = &self.settings.endpoints;
         if endpoints.is_empty() {
-            return Err(Failure::error(format!("no endpoint given. {NAME_ENDPOINTS}")));
+            return Err(Failure::error(format!(
+                "no endpoint given. {NAME_ENDPOINTS}"
+            )));
         }
         let targets: Vec<Endpoint> = endpoints
             .iter()
@@ -235,10 +240,12 @@ impl Connection {
                 match AuthClient::new(channel).authenticate(request).await {
                     Ok(answer) => answer.into_inner().token,
                     // Go's client goes on without a token then.
-                    Err(status) if status.message() == "etcdserver: authentication is not enabled" => {
+                    Err(status)
+                        if status.message() == "etcdserver: authentication is not enabled" =>
+                    {
                         return Ok(None);
                     }
-                    Err(status) => return Err(Failure::from(status)),
+                    Err(status) => return Err(Failure::from(status).with_code(BAD_CONNECTION)),
                 }
             }
         };
@@ -251,7 +258,8 @@ impl Connection {
     fn unreachable(&self, reasons: &[String]) -> Failure {
         use std::fmt::Write as _;
         let waited = crate::go::duration(self.settings.dial_timeout);
-        let mut text = format!("context deadline exceeded: no endpoint could be reached within {waited}");
+        let mut text =
+            format!("context deadline exceeded: no endpoint could be reached within {waited}");
         for (endpoint, reason) in self.settings.endpoints.iter().zip(reasons) {
             let _ = write!(text, "\n  {endpoint}: {reason}");
         }

@@ -21,7 +21,10 @@ fn number_error(function: &str, text: &str, error: &std::num::ParseIntError) -> 
         PosOverflow | NegOverflow => "value out of range",
         _ => "invalid syntax",
     };
-    format!("strconv.{function}: parsing {}: {why}", quote(text.as_bytes()))
+    format!(
+        "strconv.{function}: parsing {}: {why}",
+        quote(text.as_bytes())
+    )
 }
 
 /// A decimal number of a flag.
@@ -213,15 +216,42 @@ pub fn unquote(text: &str) -> Option<(Vec<u8>, &str)> {
                 let escape = rest.chars().next()?;
                 rest = &rest[escape.len_utf8()..];
                 let digits = match escape {
-                    'a' => { unquoted.push(0x07); continue }
-                    'b' => { unquoted.push(0x08); continue }
-                    'f' => { unquoted.push(0x0c); continue }
-                    'n' => { unquoted.push(b'\n'); continue }
-                    'r' => { unquoted.push(b'\r'); continue }
-                    't' => { unquoted.push(b'\t'); continue }
-                    'v' => { unquoted.push(0x0b); continue }
-                    '\\' => { unquoted.push(b'\\'); continue }
-                    '"' => { unquoted.push(b'"'); continue }
+                    'a' => {
+                        unquoted.push(0x07);
+                        continue;
+                    }
+                    'b' => {
+                        unquoted.push(0x08);
+                        continue;
+                    }
+                    'f' => {
+                        unquoted.push(0x0c);
+                        continue;
+                    }
+                    'n' => {
+                        unquoted.push(b'\n');
+                        continue;
+                    }
+                    'r' => {
+                        unquoted.push(b'\r');
+                        continue;
+                    }
+                    't' => {
+                        unquoted.push(b'\t');
+                        continue;
+                    }
+                    'v' => {
+                        unquoted.push(0x0b);
+                        continue;
+                    }
+                    '\\' => {
+                        unquoted.push(b'\\');
+                        continue;
+                    }
+                    '"' => {
+                        unquoted.push(b'"');
+                        continue;
+                    }
                     'x' => 2,
                     'u' => 4,
                     'U' => 8,
@@ -292,7 +322,10 @@ mod tests {
     #[test]
     fn numbers_that_are_none_are_refused_in_gos_words() {
         let refusal = |text| parse_int(text, 16).expect_err("no number");
-        assert_eq!(refusal("zz"), r#"strconv.ParseInt: parsing "zz": invalid syntax"#);
+        assert_eq!(
+            refusal("zz"),
+            r#"strconv.ParseInt: parsing "zz": invalid syntax"#
+        );
         assert_eq!(
             refusal("ffffffffffffffffff"),
             r#"strconv.ParseInt: parsing "ffffffffffffffffff": value out of range"#
@@ -304,7 +337,10 @@ mod tests {
     #[test]
     fn quoted_bytes_read_back_as_they_were() {
         let all: Vec<u8> = (0..=255).collect();
-        for bytes in [&all[..], "a\"b\\c\n é \u{301}\u{a0}\u{1f600}\u{fffe}".as_bytes()] {
+        for bytes in [
+            &all[..],
+            "a\"b\\c\n é \u{301}\u{a0}\u{1f600}\u{fffe}".as_bytes(),
+        ] {
             let quoted = quote(bytes);
             let (read, rest) = unquote(&quoted).expect("a quoted string");
             assert_eq!((read.as_slice(), rest), (bytes, ""), "{quoted}");

@@ -40,10 +40,8 @@ impl Alarm {
         if let Self::List { .. } = self {
             return context.output.print(&Answer::Alarm(&raised));
         }
-        let mut cleared = pb::AlarmResponse {
-            header: raised.header,
-            alarms: Vec::new(),
-        };
+        // Put together from the answers of several requests, it has no header.
+        let mut cleared = pb::AlarmResponse::default();
         for alarm in raised.alarms {
             let request = pb::AlarmRequest {
                 action: AlarmAction::Deactivate.into(),
@@ -54,7 +52,6 @@ impl Alarm {
                 .connection
                 .change(async |service| MaintenanceClient::new(service).alarm(request).await)
                 .await?;
-            cleared.header = answer.header;
             cleared.alarms.extend(answer.alarms);
         }
         context.output.print(&Answer::Alarm(&cleared))

@@ -388,7 +388,9 @@ pub enum Role {
     )]
     GrantPermission(Permission),
     /// Take a permission away, with the key and the range it was given for
-    #[command(override_usage = "batonctl role revoke-permission [options] <ROLE> <KEY> [RANGE_END]")]
+    #[command(
+        override_usage = "batonctl role revoke-permission [options] <ROLE> <KEY> [RANGE_END]"
+    )]
     RevokePermission(Permission),
 }
 
@@ -491,7 +493,9 @@ impl Role {
                 }
                 let (role, kind) = (text(role)?, text(kind)?);
                 let perm_type = authpb::permission::Type::from_str_name(&kind.to_uppercase())
-                    .ok_or_else(|| Failure::arguments("invalid permission type"))?;
+                    .ok_or_else(|| {
+                        Failure::arguments(format!("invalid permission type: {kind}"))
+                    })?;
                 let (key, range_end) = permission.range(key)?;
                 let request = pb::AuthRoleGrantPermissionRequest {
                     name: role.to_owned(),

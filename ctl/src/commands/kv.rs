@@ -15,7 +15,7 @@ use super::{bytes, is_serializable, range_start, text};
 use crate::cli::Context;
 use crate::failure::{BAD_FEATURE, Failure, Result};
 use crate::go;
-use crate::output::{Answer, Format, complain};
+use crate::output::{self, Answer, Format, complain};
 
 /// Write a pair
 #[derive(Args, Debug)]
@@ -55,9 +55,7 @@ impl Put {
 
     pub(super) fn request(&self) -> Result<pb::PutRequest> {
         let needs = || {
-            Failure::arguments(
-                "put command needs 1 argument and input from stdin or 2 arguments",
-            )
+            Failure::arguments("put command needs 1 argument and input from stdin or 2 arguments")
         };
         let key = self.arguments.first().ok_or_else(needs)?;
         if self.ignore_value && self.arguments.len() > 1 {
@@ -211,7 +209,12 @@ impl Get {
         } else {
             sort_order
         };
-        least_and_most("MinCreateRev", self.min_create_rev, "MaxCreateRev", self.max_create_rev)?;
+        least_and_most(
+            "MinCreateRev",
+            self.min_create_rev,
+            "MaxCreateRev",
+            self.max_create_rev,
+        )?;
         least_and_most("MinModRev", self.min_mod_rev, "MaxModRev", self.max_mod_rev)?;
         let (key, range_end) = range(
             bytes(key),
@@ -294,7 +297,12 @@ fn least_and_most(least_name: &str, least: i64, most_name: &str, most: i64) -> R
 }
 
 /// The key and the range's end on the wire.
-pub(super) fn range(key: Bytes, end: Option<Bytes>, prefix: bool, from_key: bool) -> (Bytes, Bytes) {
+pub(super) fn range(
+    key: Bytes,
+    end: Option<Bytes>,
+    prefix: bool,
+    from_key: bool,
+) -> (Bytes, Bytes) {
     let everything_after = Bytes::from_static(b"\0");
     if from_key || prefix && key.is_empty() {
         (range_start(key), everything_after)
@@ -409,12 +417,11 @@ impl Compaction {
             revision,
             physical: self.physical,
         };
-        let answer = context
+        context
             .connection
             .change(async |service| context.connection.kv(service).compact(request).await)
             .await?;
-        let text = format!("compacted revision {revision}");
-        let header = answer.header.as_ref();
-        context.output.print(&Answer::Done(header, text))
+        // In whatever format, as etcdctl does.
+        output::print(format!("compacted revision {revision}\n"))
     }
 }

@@ -184,7 +184,11 @@ impl Parts {
 
 /// One operation, as on the command line.
 #[derive(Debug, Parser)]
-#[command(no_binary_name = true, disable_help_flag = true, disable_help_subcommand = true)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true
+)]
 enum Operation {
     Put(kv::Put),
     Get(kv::Get),
@@ -257,7 +261,10 @@ mod tests {
         let Some(Request::RequestRange(range)) = op.request else {
             panic!("not a read: {op:?}");
         };
-        assert_eq!((&range.key[..], &range.range_end[..], range.limit), (&b"a b"[..], &b"a c"[..], 3));
+        assert_eq!(
+            (&range.key[..], &range.range_end[..], range.limit),
+            (&b"a b"[..], &b"a c"[..], 3)
+        );
         assert!(operation("put k v --foo").is_err());
         assert!(operation("foo k").is_err());
         assert!(operation("put k").is_err());

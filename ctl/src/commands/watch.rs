@@ -66,7 +66,11 @@ pub struct Watch {
 
 /// A line typed in.
 #[derive(Debug, Parser)]
-#[command(no_binary_name = true, disable_help_flag = true, disable_help_subcommand = true)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true
+)]
 enum Line {
     Watch(Watch),
     Progress,
@@ -97,7 +101,9 @@ impl Watch {
             from_environment()?;
             return interactive(context).await;
         }
-        if self.command.is_empty() && std::env::args_os().next_back().as_deref() == Some(OsStr::new("--")) {
+        if self.command.is_empty()
+            && std::env::args_os().next_back().as_deref() == Some(OsStr::new("--"))
+        {
             return Err(Failure::arguments(format!(
                 "{BAD_NUMBER} (found separator --, but no commands)"
             )));
@@ -245,7 +251,11 @@ impl Stream {
     async fn run(&mut self, mut progress: mpsc::Receiver<()>) -> Result<()> {
         let mut was_connected = false;
         loop {
-            let connected = self.context.connection.service_with_leader(self.endpoint).await;
+            let connected = self
+                .context
+                .connection
+                .service_with_leader(self.endpoint)
+                .await;
             let service = match connected {
                 Ok((index, service)) => {
                     self.endpoint = index;
@@ -277,7 +287,10 @@ impl Stream {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Ended::Broke(status) => {
-                    complain(format_args!("watch was canceled ({})", status_text(&status)));
+                    complain(format_args!(
+                        "watch was canceled ({})",
+                        status_text(&status)
+                    ));
                     let text = "watch is canceled by the server";
                     return Err(Failure::new(INTERRUPTED, text));
                 }
@@ -306,7 +319,10 @@ impl Stream {
                 Err(status) => return Ok(Ended::Broke(status)),
             };
             if answer.canceled {
-                complain(format_args!("watch was canceled ({})", why_canceled(&answer)));
+                complain(format_args!(
+                    "watch was canceled ({})",
+                    why_canceled(&answer)
+                ));
                 self.context.output.print(&Answer::Watch(&answer))?;
                 return Ok(Ended::Canceled);
             }

@@ -49,8 +49,7 @@ pub(super) fn write(out: &mut Vec<u8>, answer: &Answer<'_>, hex: bool) {
         Answer::MemberAdd(answer, _) => json.object(|json| {
             member_header(json, answer.header.as_ref(), hex);
             if let Some(added) = &answer.member {
-                json.field("member")
-                    .object(|json| member(json, added, hex));
+                json.field("member").object(|json| member(json, added, hex));
             }
             members(json, &answer.members, hex);
         }),
@@ -151,7 +150,9 @@ fn pair(json: &mut Object<'_>, pair: &KeyValue) {
 
 fn got(json: &mut Object<'_>, answer: &pb::RangeResponse) {
     header_field(json, answer.header.as_ref());
-    json.list("kvs", &answer.kvs, |json, kv| json.object(|json| pair(json, kv)));
+    json.list("kvs", &answer.kvs, |json, kv| {
+        json.object(|json| pair(json, kv))
+    });
     json.flag("more", answer.more);
     json.number("count", answer.count.into());
 }
@@ -176,23 +177,25 @@ fn txn(json: &mut Object<'_>, answer: &pb::TxnResponse) {
     json.flag("succeeded", answer.succeeded);
     json.list("responses", &answer.responses, |json, response| {
         json.object(|json| {
-            json.field("Response").object(|json| match &response.response {
-                Some(Response::ResponseRange(answer)) => {
-                    json.field("response_range").object(|json| got(json, answer));
-                }
-                Some(Response::ResponsePut(answer)) => {
-                    json.field("response_put")
-                        .object(|json| put_answer(json, answer));
-                }
-                Some(Response::ResponseDeleteRange(answer)) => {
-                    json.field("response_delete_range")
-                        .object(|json| deleted(json, answer));
-                }
-                Some(Response::ResponseTxn(answer)) => {
-                    json.field("response_txn").object(|json| txn(json, answer));
-                }
-                None => {}
-            });
+            json.field("Response")
+                .object(|json| match &response.response {
+                    Some(Response::ResponseRange(answer)) => {
+                        json.field("response_range")
+                            .object(|json| got(json, answer));
+                    }
+                    Some(Response::ResponsePut(answer)) => {
+                        json.field("response_put")
+                            .object(|json| put_answer(json, answer));
+                    }
+                    Some(Response::ResponseDeleteRange(answer)) => {
+                        json.field("response_delete_range")
+                            .object(|json| deleted(json, answer));
+                    }
+                    Some(Response::ResponseTxn(answer)) => {
+                        json.field("response_txn").object(|json| txn(json, answer));
+                    }
+                    None => {}
+                });
         });
     });
 }
@@ -200,13 +203,9 @@ fn txn(json: &mut Object<'_>, answer: &pb::TxnResponse) {
 fn watch(json: &mut Object<'_>, answer: &pb::WatchResponse) {
     json.field("Header")
         .object(|json| header(json, &answer.header.unwrap_or_default()));
-    if answer.events.is_empty() {
-        json.field("Events").plain("null");
-    } else {
-        json.field("Events").array(&answer.events, |json, answer| {
-            json.object(|json| event(json, answer));
-        });
-    }
+    json.field("Events").array(&answer.events, |json, answer| {
+        json.object(|json| event(json, answer));
+    });
     json.field("CompactRevision").plain(answer.compact_revision);
     json.field("Canceled").plain(answer.canceled);
     json.field("Created").plain(answer.created);

@@ -140,7 +140,11 @@ impl Pairs {
     }
 
     fn txn(&self, out: &mut Vec<u8>, answer: &pb::TxnResponse) {
-        let word = if answer.succeeded { "SUCCESS" } else { "FAILURE" };
+        let word = if answer.succeeded {
+            "SUCCESS"
+        } else {
+            "FAILURE"
+        };
         put_line!(out, "{word}");
         for response in &answer.responses {
             put_line!(out);
@@ -166,7 +170,6 @@ impl Pairs {
         }
     }
 }
-
 
 fn time_to_live(out: &mut Vec<u8>, answer: &pb::LeaseTimeToLiveResponse, keys: bool) {
     let id = answer.id;
@@ -205,7 +208,10 @@ fn member_add(out: &mut Vec<u8>, answer: &pb::MemberAddResponse, name: &str) {
             } else {
                 &member.name
             };
-            member.peer_ur_ls.iter().map(move |url| format!("{name}={url}"))
+            member
+                .peer_ur_ls
+                .iter()
+                .map(move |url| format!("{name}={url}"))
         })
         .collect();
     let quoted = |text: &str| go::quote(text.as_bytes());
