@@ -1,13 +1,19 @@
 //! Elections.
 
+use std::collections::VecDeque;
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use baton_client::Get;
+use baton_client::mvccpb::{KeyValue, event::EventType};
+use baton_client::{Client, Get, Notification, Watch, WatchError};
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::hold::{Hold, Kind};
 use crate::mutex::{LockInfo, Waiter};
+use crate::session::{Retry, is_final};
 use crate::{Acquire, Error, Grant, LossReason, Name, Session, Token};
 
 /// An election, shared with every client that follows etcd's layout. Cheap to clone.
@@ -84,6 +90,52 @@ impl Election {
         Ok(line.holder.into_iter().chain(line.waiters).collect())
     }
 
+    /// Who leads, and every change of that, from now on: at first what is. Values that follow each other
+    /// quickly may be told as one, and so may leaders. Where the server cannot be reached nothing is told;
+    /// it goes on where it left off.
+    ///
+    /// It does not end without an error. Needs no session of its own: it goes on when that of this
+    /// election has ended. May be dropped at any time.
+    ///
+    /// # Errors
+    /// The last item is one: [`Error::Invalid`] for a name that makes no sense, [`Error::Client`] if the
+    /// server refuses.
+    pub fn observe(&self) -> BoxStream<'static, Result<LeaderEvent, Error>> {
+        let observer = Observer {
+            client: self.session.client().clone(),
+            name: self.name.clone(),
+            told: Told::Nothing,
+            ahead: VecDeque::new(),
+            seen: None,
+        };
+        let events = unfold(Some(observer), |observer| async {
+            let mut observer = observer?;
+            match observer.next().await {
+                Ok(event) => Some((Ok(event), Some(observer))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        events.boxed()
+    }
+
+    /// Campaigns in the background, again and again, as long as the session lives, and tells whether this
+    /// candidate leads. Dropped, it resigns in the background.
+    pub fn latch(&self, value: impl AsRef<[u8]>) -> LeaderLatch {
+        let (leads, receiver) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel();
+        let campaigns = latched(
+            self.clone(),
+            Bytes::copy_from_slice(value.as_ref()),
+            leads,
+            stopped,
+        );
+        LeaderLatch {
+            leads: receiver,
+            stop,
+            task: tokio::spawn(campaigns),
+        }
+    }
+
     /// Campaigns, and runs `work` whenever it leads. `work` is dropped where it stands when the leadership
     /// is lost; then, and when `work` asks to continue, it resigns and stands again, behind the others.
     /// Ends when `work` says so.
@@ -122,6 +174,226 @@ impl Election {
             if let ControlFlow::Break(result) = done {
                 return Ok(result);
             }
+        }
+    }
+}
+
+/// What an observer is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderEvent {
+    /// Another candidate leads.
+    Elected(Leader),
+    /// The same candidate leads, with another value.
+    Updated(Leader),
+    /// Nobody leads.
+    NoLeader {
+        /// As of this revision.
+        at: i64,
+    },
+    /// Changes were compacted before they could be seen. What is told next is how things stand now;
+    /// nothing, if that was told before.
+    Resynced,
+}
+
+/// What the observer was told last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    NoLeader,
+    Leader { key: Bytes, term: i64, version: i64 },
+}
+
+impl Told {
+    /// Another look: whether that is news.
+    fn update(
+        &mut self,
+        name: &Name,
+        first: Option<KeyValue>,
+        revision: i64,
+    ) -> Option<LeaderEvent> {
+        let Some(first) = first else {
+            let is_news = *self != Self::NoLeader;
+            *self = Self::NoLeader;
+            return is_news.then_some(LeaderEvent::NoLeader { at: revision });
+        };
+        let before = std::mem::replace(
+            self,
+            Self::Leader {
+                key: first.key.clone(),
+                term: first.create_revision,
+                version: first.mod_revision,
+            },
+        );
+        let (is_same, is_old) = match &before {
+            Self::Leader { key, term, version } => (
+                *key == first.key && *term == first.create_revision,
+                *version == first.mod_revision,
+            ),
+            _ => (false, false),
+        };
+        let leader = Leader {
+            candidate: Waiter::of(name, first),
+            revision,
+        };
+        match (is_same, is_old) {
+            (true, true) => None,
+            (true, false) => Some(LeaderEvent::Updated(leader)),
+            (false, _) => Some(LeaderEvent::Elected(leader)),
+        }
+    }
+}
+
+/// Looks who leads, and watches what can change that: the leader's key, or if there is no leader, that one
+/// comes. Who leads is always read, never concluded from what others do under the name.
+struct Observer {
+    client: Client,
+    name: Name,
+    told: Told,
+    /// To be told next.
+    ahead: VecDeque<LeaderEvent>,
+    /// The revision everything up to `ahead` is known at. None before the first look.
+    seen: Option<i64>,
+}
+
+impl Observer {
+    async fn next(&mut self) -> Result<LeaderEvent, Error> {
+        self.name.check()?;
+        let mut retry = Retry::new();
+        loop {
+            if let Some(event) = self.ahead.pop_front() {
+                return Ok(event);
+            }
+            let result = match self.seen {
+                None => self.look().await.map_err(WatchError::Failed),
+                Some(seen) => self.watch(seen).await,
+            };
+            match result {
+                Ok(()) => retry = Retry::new(),
+                Err(WatchError::Failed(error)) if is_final(&error) => return Err(error.into()),
+                Err(WatchError::Compacted { .. }) => {
+                    self.seen = None;
+                    return Ok(LeaderEvent::Resynced);
+                }
+                Err(error) => {
+                    tracing::debug!(name = %self.name, "observing, once more: {error}");
+                    self.seen = None;
+                    retry.pause().await;
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), baton_client::Error> {
+        let first = Get::prefix(self.name.prefix()).first_created();
+        let mut answer = self.client.get(first).await?;
+        let revision = answer.header.map_or(0, |header| header.revision);
+        self.seen = Some(revision);
+        let event = self.told.update(&self.name, answer.kvs.pop(), revision);
+        self.ahead.extend(event);
+        Ok(())
+    }
+
+    /// Waits for a change behind the revision seen.
+    async fn watch(&mut self, seen: i64) -> Result<(), WatchError> {
+        let watch = match &self.told {
+            Told::Leader { key, .. } => Watch::key(key),
+            _ => Watch::prefix(self.name.prefix()).puts(),
+        };
+        let mut watcher = self.client.watch(watch.from(seen + 1)).await?;
+        loop {
+            let told = watcher.next().await?;
+            self.seen = Some(told.revision);
+            if !told.events.is_empty() {
+                break self.changed(told).await;
+            }
+        }
+    }
+
+    async fn changed(&mut self, told: Notification) -> Result<(), WatchError> {
+        let put = EventType::Put as i32;
+        if matches!(self.told, Told::Leader { .. })
+            && told.events.iter().all(|event| event.r#type == put)
+        {
+            let pairs = told.events.into_iter().filter_map(|event| event.kv);
+            for pair in pairs {
+                let event = self.told.update(&self.name, Some(pair), told.revision);
+                self.ahead.extend(event);
+            }
+            return Ok(());
+        }
+        Ok(self.look().await?)
+    }
+}
+
+/// Tells whether a candidate leads. Cheap to ask.
+#[derive(Debug)]
+pub struct LeaderLatch {
+    leads: watch::Receiver<Option<Grant>>,
+    /// Dropped, it ends the task.
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl LeaderLatch {
+    /// Whether it leads, as far as this machine can tell by its clock and what it was told: bound to the
+    /// session whose key makes it leader, and false once that session's deadline has passed. Asks nobody.
+    pub fn is_leader(&self) -> bool {
+        self.leads.borrow().as_ref().is_some_and(Grant::is_held)
+    }
+
+    /// The leadership, to do something under; none while it does not lead.
+    pub fn leadership(&self) -> Option<Grant> {
+        self.leads.borrow().clone().filter(Grant::is_held)
+    }
+
+    /// Every change: the leadership while it leads. Closed when the session has ended.
+    pub fn changes(&self) -> watch::Receiver<Option<Grant>> {
+        self.leads.clone()
+    }
+
+    /// Resigns, or withdraws, and comes back when that is done, or the session has ended.
+    ///
+    /// Dropping the future changes nothing: it goes on.
+    pub async fn close(self) {
+        drop(self.stop);
+        let _ = self.task.await;
+    }
+}
+
+async fn latched(
+    election: Election,
+    value: Bytes,
+    leads: watch::Sender<Option<Grant>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut retry = Retry::new();
+    loop {
+        let campaign = tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            campaign = election.campaign(&value) => campaign,
+        };
+        let leadership = match campaign {
+            Ok(leadership) => leadership,
+            Err(Error::Lost(LossReason::Removed)) => continue,
+            Err(Error::Lost(_) | Error::Invalid(_)) => return,
+            Err(error) => {
+                tracing::warn!(name = %election.name, "campaigning, once more: {error}");
+                retry.pause().await;
+                continue;
+            }
+        };
+        retry = Retry::new();
+        leads.send_replace(Some(leadership.grant().clone()));
+        let is_over = tokio::select! {
+            biased;
+            _ = &mut stopped => true,
+            _ = leadership.lost() => false,
+        };
+        leads.send_replace(None);
+        if is_over {
+            let _ = leadership.resign().await;
+            return;
         }
     }
 }
@@ -180,5 +452,53 @@ impl Leadership {
     /// the key went with it.
     pub async fn resign(self) -> Result<i64, Error> {
         self.hold.release().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(key: &'static str, create_revision: i64, mod_revision: i64) -> Option<KeyValue> {
+        Some(KeyValue {
+            key: Bytes::from_static(key.as_bytes()),
+            create_revision,
+            mod_revision,
+            ..Default::default()
+        })
+    }
+
+    /// What each look, given as the first candidate then, tells.
+    fn told(looks: Vec<Option<KeyValue>>) -> Vec<&'static str> {
+        let mut told = Told::Nothing;
+        let name = Name::from("e");
+        let events = looks.into_iter().map(|first| told.update(&name, first, 9));
+        events
+            .map(|event| match event {
+                None => "",
+                Some(LeaderEvent::Elected(_)) => "elected",
+                Some(LeaderEvent::Updated(_)) => "updated",
+                Some(LeaderEvent::NoLeader { .. }) => "no leader",
+                Some(LeaderEvent::Resynced) => "resynced",
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_observer_is_told_what_is_and_then_only_news() {
+        let looks = vec![None, None, pair("e/1", 3, 3), pair("e/1", 3, 3), None];
+        assert_eq!(told(looks), ["no leader", "", "elected", "", "no leader"]);
+    }
+
+    #[test]
+    fn another_value_is_an_update_and_another_candidate_an_election() {
+        let looks = vec![pair("e/1", 3, 3), pair("e/1", 3, 5), pair("e/2", 4, 4)];
+        assert_eq!(told(looks), ["elected", "updated", "elected"]);
+    }
+
+    #[test]
+    fn the_same_session_that_stands_again_is_elected_anew() {
+        let looks = vec![pair("e/1", 3, 3), pair("e/1", 6, 6)];
+        assert_eq!(told(looks), ["elected", "elected"]);
     }
 }

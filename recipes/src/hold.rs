@@ -21,6 +21,7 @@ use std::time::Duration;
 use baton_client::{BootInstant, Client, Put, Txn, Watch, pb};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::line::{Line, NoPlace, Place, Step};
 use crate::session::{Retry, Shared, label_of};
@@ -404,6 +405,25 @@ impl Grant {
         } else {
             Duration::ZERO
         }
+    }
+
+    /// Runs `work` as a task of its own for as long as this is held: when it is lost, or released, `work` is
+    /// dropped where it stands.
+    ///
+    /// # Errors
+    /// The task gives [`Error::Lost`] if it was dropped.
+    pub fn spawn<F>(&self, work: F) -> JoinHandle<Result<F::Output, Error>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let lost = self.lost();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                reason = lost => Err(Error::Lost(reason)),
+                result = work => Ok(result),
+            }
+        })
     }
 
     fn client(&self) -> &Client {

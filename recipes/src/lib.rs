@@ -38,7 +38,7 @@ pub use baton_client::BootInstant;
 
 pub use barrier::Barrier;
 pub use double_barrier::{DoubleBarrier, EnterError, Inside, Members};
-pub use election::{Election, Leader, Leadership};
+pub use election::{Election, Leader, LeaderEvent, LeaderLatch, Leadership};
 pub use error::Error;
 pub use fence::{Fence, Token};
 pub use hold::{Acquire, Grant, Hold, Position};

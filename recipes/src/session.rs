@@ -259,7 +259,7 @@ impl SessionBuilder {
 
     fn start(self, id: SessionId, renewal: Renewal, marker: i64) -> Result<Session, Error> {
         let margin = margin_of(renewal.ttl, self.margin)?;
-        let until = renewal.sent.plus(renewal.ttl).minus(margin);
+        let until = deadline(renewal, margin);
         let (state, _) = watch::channel(SessionState::Safe { until });
         let (lost, _) = watch::channel(None);
         let shared = Arc::new(Shared {
@@ -302,6 +302,12 @@ fn margin_of(ttl: Duration, margin: Option<Duration>) -> Result<Duration, Error>
         )));
     }
     Ok(margin)
+}
+
+/// Until when a renewal makes the lease last, as far as the one who sent it may rely on it: counted from
+/// when it was sent, for the server may have counted from then.
+fn deadline(renewal: Renewal, margin: Duration) -> BootInstant {
+    renewal.sent.plus(renewal.ttl).minus(margin)
 }
 
 /// A lease that is kept alive as long as a handle to it is left: clones, and everything that is held or
@@ -637,7 +643,7 @@ impl Shared {
 }
 
 /// Whether the same request would be refused again.
-fn is_final(error: &baton_client::Error) -> bool {
+pub(crate) fn is_final(error: &baton_client::Error) -> bool {
     use baton_client::Code;
     let refused = error.refusal().is_some_and(|refusal| {
         matches!(
@@ -730,8 +736,7 @@ impl Keeper {
     }
 
     fn answered(&mut self, renewal: Renewal) {
-        let until = renewal.sent.plus(renewal.ttl).minus(self.shared.margin);
-        self.until = self.until.max(until);
+        self.until = self.until.max(deadline(renewal, self.shared.margin));
     }
 
     fn publish(&self, is_safe: bool) {
@@ -850,5 +855,42 @@ impl Keeper {
             }
             retry.pause().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Appendix B, row 20.
+    #[test]
+    fn an_answer_that_took_most_of_the_time_to_live_leaves_only_the_rest_of_it() {
+        let ttl = Duration::from_secs(100);
+        let margin = margin_of(ttl, None).unwrap();
+        let now = BootInstant::now();
+        let sent = now.minus(ttl * 9 / 10);
+        assert_eq!(deadline(Renewal { sent, ttl }, margin), now);
+    }
+
+    #[test]
+    fn the_margin_is_a_tenth_and_never_less_than_the_clocks_need() {
+        let margin = |seconds| margin_of(Duration::from_secs(seconds), None).unwrap();
+        assert_eq!(margin(60), Duration::from_secs(6));
+        assert_eq!(margin(1), MARGIN_MIN);
+    }
+
+    #[test]
+    fn ids_are_written_and_read_as_etcd_writes_leases_into_keys() {
+        for (lease, text) in [
+            (55, "37"),
+            (-5, "-5"),
+            (0x694d_77aa_9e38_2604, "694d77aa9e382604"),
+        ] {
+            let id = SessionId::from_lease(lease);
+            assert_eq!(id.to_string(), text);
+            assert_eq!(text.parse::<SessionId>().unwrap(), id);
+        }
+        let error = "0x37".parse::<SessionId>().unwrap_err();
+        assert!(error.to_string().contains("in hex"), "{error}");
     }
 }

@@ -1,6 +1,9 @@
 //! The recipes against running servers: Baton, and a real etcd where one is installed.
 
 mod double_barrier;
+mod election;
 mod mutex;
+mod proxy;
 mod queue;
+mod session;
 mod support;

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use baton_chaos_tests::process::{Cluster, Program};
-use baton_client::{Client, Get};
+use baton_client::pb::request_op::Request;
+use baton_client::{Client, Get, Watch, pb};
 use baton_recipes::Session;
+use prost::Message;
+
+use crate::proxy::Proxy;
 
 /// What turns a hang into a failure.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -13,17 +17,14 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// A server of one member, and a client of it.
 pub struct Server {
     pub client: Client,
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 impl Server {
     pub async fn start(program: &Program) -> Self {
         let cluster = Cluster::start(program, 1).await.unwrap();
         let client = Client::new(cluster.urls()).unwrap();
-        Self {
-            client,
-            _cluster: cluster,
-        }
+        Self { client, cluster }
     }
 
     pub async fn session(&self) -> Session {
@@ -32,11 +33,78 @@ impl Server {
             .unwrap()
     }
 
+    /// A connection that can be broken, and a client that knows no other.
+    pub async fn proxy(&self) -> (Proxy, Client) {
+        let proxy = Proxy::start(&self.cluster.members[0].url()).await;
+        let client = Client::new([proxy.address()]).unwrap();
+        (proxy, client)
+    }
+
     /// How many keys begin with `prefix`.
     pub async fn count(&self, prefix: &str) -> i64 {
         let keys = self.client.get(Get::prefix(prefix).count_only()).await;
         keys.unwrap().count
     }
+
+    /// Waits until so many keys begin with `prefix`.
+    pub async fn counted(&self, prefix: &str, count: i64) {
+        loop {
+            let keys = self.client.get(Get::prefix(prefix).count_only()).await;
+            let keys = keys.unwrap();
+            if keys.count == count {
+                return;
+            }
+            let from = keys.header.unwrap().revision + 1;
+            let watch = Watch::prefix(prefix).from(from);
+            self.client
+                .watch(watch)
+                .await
+                .unwrap()
+                .next()
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The store's revision.
+    pub async fn revision(&self) -> i64 {
+        let nothing = self.client.get("\0").await;
+        nothing.unwrap().header.unwrap().revision
+    }
+
+    pub async fn compact(&self, revision: i64) {
+        let member = self.cluster.members[0].client();
+        member.compact(revision).await.unwrap();
+    }
+
+    /// Revokes a session's lease behind its back.
+    pub async fn revoke(&self, session: &Session) {
+        self.client.revoke(session.id().lease()).await.unwrap();
+    }
+}
+
+/// Whether a call is a transaction that would put a key that begins with `prefix`.
+pub fn puts(path: &str, message: &[u8], prefix: &str) -> bool {
+    ops(path, message).any(|op| match op {
+        Request::RequestPut(put) => put.key.starts_with(prefix.as_bytes()),
+        _ => false,
+    })
+}
+
+/// Whether a call is a transaction that would delete a key that begins with `prefix`.
+pub fn deletes(path: &str, message: &[u8], prefix: &str) -> bool {
+    ops(path, message).any(|op| match op {
+        Request::RequestDeleteRange(delete) => delete.key.starts_with(prefix.as_bytes()),
+        _ => false,
+    })
+}
+
+fn ops(path: &str, message: &[u8]) -> impl Iterator<Item = Request> {
+    let txn = path
+        .ends_with("/Txn")
+        .then(|| pb::TxnRequest::decode(message));
+    let txn = txn.and_then(Result::ok).unwrap_or_default();
+    txn.success.into_iter().filter_map(|op| op.request)
 }
 
 /// The server under test: `$BATON_TEST_SUBJECT`, or the batond that was built with these tests.
