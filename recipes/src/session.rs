@@ -509,15 +509,20 @@ impl Shared {
         Lost::new(self.lost.subscribe())
     }
 
-    /// The first reason stays.
-    fn lose(&self, reason: LossReason) -> bool {
-        let first = self.lost.send_if_modified(|lost| {
-            let first = lost.is_none();
-            lost.get_or_insert(reason);
-            first
+    /// The first reason stays, and is given back.
+    fn lose(&self, reason: LossReason) -> LossReason {
+        let mut stays = reason;
+        let first = self.state.send_if_modified(|state| {
+            if let SessionState::Lost(earlier) = *state {
+                stays = earlier;
+                return false;
+            }
+            *state = SessionState::Lost(reason);
+            true
         });
+        // After the state: whoever is told here finds it there.
         if first {
-            self.state.send_replace(SessionState::Lost(reason));
+            self.lost.send_replace(Some(reason));
             match reason {
                 LossReason::Closed | LossReason::Detached => {
                     tracing::debug!(session = %self.id, "{reason}");
@@ -527,7 +532,7 @@ impl Shared {
             metrics::counter!("baton_recipes_sessions_lost_total", "reason" => label_of(reason))
                 .increment(1);
         }
-        first
+        stays
     }
 
     /// Renews now: something says that the lease is gone.
@@ -712,9 +717,8 @@ impl Keeper {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut waiting = Vec::new();
         let reason = self.renew_until_over(&mut commands, &mut waiting).await;
-        self.shared.lose(reason);
-        // Not `reason`: it may have been detached a moment before.
-        let result = match self.shared.lost().now().unwrap_or(reason) {
+        // It may have been detached a moment before.
+        let result = match self.shared.lose(reason) {
             // Where the deadline passed the lease may be there still: without it, others need not wait.
             LossReason::Closed | LossReason::DeadlinePassed => self.revoke().await,
             _ => Ok(()),
