@@ -60,6 +60,11 @@ async fn http1(member: &Member, method: &str, path: &str) -> Page {
     }
 }
 
+/// The metrics page of a member.
+pub async fn metrics(member: &Member) -> String {
+    http1(member, "GET", "/metrics").await.body
+}
+
 fn unchunked(mut rest: &str) -> String {
     let mut whole = String::new();
     while let Some((length, data)) = rest.split_once("\r\n") {

@@ -7,7 +7,8 @@ use baton_chaos_tests::client::Client;
 use baton_chaos_tests::process::Cluster;
 use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
-use baton_proto::mvccpb::KeyValue;
+use baton_proto::mvccpb::event::EventType;
+use baton_proto::mvccpb::{Event, KeyValue};
 use baton_proto::v3electionpb as election;
 use baton_proto::v3lockpb as lock;
 use bytes::Bytes;
@@ -151,52 +152,50 @@ pub async fn line(client: &Client, name: &str) -> Vec<i64> {
     kvs.iter().map(|kv| kv.lease).collect()
 }
 
-/// Returns once `is_so` of the leases in line for `name`.
-pub async fn until_line(client: &Client, name: &str, is_so: impl Fn(&[i64]) -> bool) {
-    let until = async {
-        let (kvs, revision) = line_at(client, name).await;
-        let mut standing: Vec<(Bytes, i64)> =
-            kvs.into_iter().map(|kv| (kv.key, kv.lease)).collect();
-        let (key, range_end) = prefix_of(name);
-        let create = pb::WatchCreateRequest {
-            key,
-            range_end,
-            start_revision: revision + 1,
-            ..Default::default()
-        };
-        let mut stream = Stream::open(client, create_request(create))
-            .await
-            .expect("a stream");
-        loop {
-            let leases: Vec<i64> = standing.iter().map(|(_, lease)| *lease).collect();
-            if is_so(&leases) {
-                return;
-            }
-            let response = stream.responses.message().await;
-            for event in response.expect("a stream").expect("a response").events {
-                let kv = event.kv.clone().expect("a pair");
-                standing.retain(|(key, _)| {
-                    *key != kv.key || kv.create_revision != kv.mod_revision && kv.version > 0
-                });
-                if kv.version == 1 {
-                    standing.push((kv.key, kv.lease));
-                }
-            }
-        }
+/// What happens in the line for `name` from `revision` on.
+async fn happenings(client: &Client, name: &str, revision: i64) -> Stream {
+    let (key, range_end) = prefix_of(name);
+    let create = pb::WatchCreateRequest {
+        key,
+        range_end,
+        start_revision: revision,
+        ..Default::default()
     };
-    tokio::time::timeout(PATIENCE, until)
-        .await
-        .expect("the line comes to be so");
+    let stream = Stream::open(client, create_request(create)).await;
+    stream.expect("a stream")
+}
+
+async fn next_events(stream: &mut Stream) -> Vec<Event> {
+    let response = tokio::time::timeout(PATIENCE, stream.responses.message()).await;
+    let response = response.expect("something happens in the line");
+    response.expect("a stream").expect("a response").events
 }
 
 /// Returns once exactly these leases stand in line, in this order.
 pub async fn until_line_is(client: &Client, name: &str, leases: &[i64]) {
-    until_line(client, name, |line| line == leases).await;
+    let mut stream = happenings(client, name, 0).await;
+    loop {
+        next_events(&mut stream).await;
+        if line(client, name).await == leases {
+            return;
+        }
+    }
 }
 
 /// Returns once so many stand in line.
 pub async fn until_line_has(client: &Client, name: &str, count: usize) {
-    until_line(client, name, |line| line.len() == count).await;
+    let (line, revision) = line_at(client, name).await;
+    let mut standing = line.len();
+    let mut stream = happenings(client, name, revision + 1).await;
+    while standing != count {
+        for event in next_events(&mut stream).await {
+            let kv = event.kv.as_ref().expect("a pair");
+            match event.r#type() {
+                EventType::Put => standing += usize::from(kv.version == 1),
+                EventType::Delete => standing -= 1,
+            }
+        }
+    }
 }
 
 /// The leases in line as a set.
