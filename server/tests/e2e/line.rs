@@ -198,6 +198,13 @@ pub async fn until_line_has(client: &Client, name: &str, count: usize) {
     }
 }
 
+/// Returns once a key in line was written again after it was created.
+pub async fn until_written_again(client: &Client, name: &str) {
+    let mut stream = happenings(client, name, 1).await;
+    let is_again = |event: &Event| event.kv.as_ref().is_some_and(|kv| kv.version > 1);
+    while !next_events(&mut stream).await.iter().any(is_again) {}
+}
+
 /// The leases in line as a set.
 pub async fn standing(client: &Client, name: &str) -> BTreeSet<i64> {
     line(client, name).await.into_iter().collect()

@@ -1,11 +1,18 @@
 //! `v3lockpb.Lock` as its callers meet it.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use baton_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseTimeToLiveRequest as TimeToLive, PutRequest,
+};
 use baton_proto::v3lockpb as pb;
 use bytes::Bytes;
 use tonic::{Code, Request};
 
 use crate::line::{
     Site, grant, line_at, lock, refusal, revoke, token, unlock, until_line_has, until_line_is,
+    until_written_again,
 };
 
 #[tokio::test]
@@ -147,4 +154,196 @@ async fn an_unlock_that_names_an_older_token_leaves_the_newer_key_of_the_session
     let right = client.lock().unlock(with_token(token(&second))).await;
     right.expect("unlocked");
     until_line_has(client, "job", 0).await;
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_passes_while_it_waits_leaves_no_key() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let holder = grant(client, 60).await;
+    lock(client, "job", holder).answer().await.unwrap();
+    let lease = grant(client, 60).await;
+    let mut request = Request::new(pb::LockRequest {
+        name: Bytes::from_static(b"job"),
+        lease,
+    });
+    request.set_timeout(Duration::from_millis(300));
+    let (code, _) = refusal(client.lock().lock(request).await);
+    assert!(
+        matches!(code, Code::DeadlineExceeded | Code::Cancelled),
+        "{code:?}"
+    );
+    until_line_is(client, "job", &[holder]).await;
+}
+
+#[tokio::test]
+async fn a_call_without_a_lease_is_given_one_that_ends_by_itself_and_the_log_says_so() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let answer = lock(client, "job", 0).answer().await.unwrap();
+    let (line, _) = line_at(client, "job").await;
+    let lease = line[0].lease;
+    assert_eq!(answer.get_ref().key, format!("job/{lease:x}"));
+    let request = TimeToLive {
+        id: lease,
+        keys: true,
+    };
+    let told = client.lease().lease_time_to_live(request).await.unwrap();
+    assert_eq!(told.get_ref().granted_ttl, 60);
+    assert_eq!(told.get_ref().keys, [answer.get_ref().key.clone()]);
+    let log = std::fs::read_to_string(site.cluster.members[0].log_file()).unwrap();
+    assert!(
+        log.contains("grant a lease, give it with the call, and keep it alive"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_waiter_keeps_its_place_when_everything_before_is_compacted() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let mut leases = Vec::new();
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let lease = grant(client, 60).await;
+        leases.push(lease);
+        calls.push(lock(client, "job", lease));
+        until_line_is(client, "job", &leases).await;
+    }
+    for _ in 0..100 {
+        client.put("k", "v").await.unwrap();
+    }
+    let (_, revision) = line_at(client, "job").await;
+    client.compact(revision).await.unwrap();
+    let mut last = 0;
+    for call in calls {
+        let answer = call.answer().await.unwrap();
+        assert!(token(&answer) > last, "out of order");
+        last = token(&answer);
+        unlock(client, &answer.get_ref().key).await;
+    }
+}
+
+/// Xline begins to watch after it has looked, and waits for ever if the deletion falls between.
+#[tokio::test]
+async fn no_waiter_misses_that_its_predecessor_goes() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let contenders = (0..8).map(|_| async {
+        let lease = grant(client, 600).await;
+        let mut tokens = Vec::new();
+        for _ in 0..100 {
+            let answer = lock(client, "job", lease).answer().await.unwrap();
+            tokens.push(token(&answer));
+            unlock(client, &answer.get_ref().key).await;
+        }
+        tokens
+    });
+    let tokens = futures_util::future::join_all(contenders).await;
+    let each: BTreeSet<i64> = tokens.iter().flatten().copied().collect();
+    assert_eq!(each.len(), 800, "every hold has a token of its own");
+}
+
+/// One after the other they would take their time to live each.
+#[tokio::test]
+async fn dead_waiters_in_front_end_together() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let mut dead = Vec::new();
+    for number in 0..12 {
+        let lease = grant(client, 2).await;
+        let put = PutRequest {
+            key: format!("job/{number}").into(),
+            lease,
+            ..PutRequest::default()
+        };
+        client.kv().put(put).await.unwrap();
+        dead.push(lease);
+    }
+    let lease = grant(client, 60).await;
+    let waiting = lock(client, "job", lease);
+    let answer = tokio::time::timeout(Duration::from_secs(15), waiting.answer()).await;
+    answer.expect("not 2 s after 2 s").unwrap();
+    until_line_is(client, "job", &[lease]).await;
+}
+
+#[tokio::test]
+async fn odd_names_and_leases_are_spelled_as_by_etcd() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    for (name, id, key) in [
+        ("", 55, "/37"),
+        ("a/b", -5, "a/b/-5"),
+        ("a", i64::MIN, "a/-8000000000000000"),
+        ("x/", i64::MAX, "x//7fffffffffffffff"),
+    ] {
+        let grant = LeaseGrantRequest { id, ttl: 60 };
+        client.lease().lease_grant(grant).await.unwrap();
+        let answer = lock(client, name, id).answer().await.unwrap();
+        assert_eq!(answer.get_ref().key, key);
+        unlock(client, &answer.get_ref().key).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_waits_for_whatever_stands_under_its_name_and_for_nothing_beside_it() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    client.put("job", "beside").await.unwrap();
+    client.put("jobs/1", "beside").await.unwrap();
+    client.put("job/deep/er", "below").await.unwrap();
+    let lease = grant(client, 60).await;
+    let waiting = lock(client, "job", lease);
+    until_line_is(client, "job", &[0, lease]).await;
+    assert!(!waiting.is_answered());
+    unlock(client, &Bytes::from_static(b"job/deep/er")).await;
+    waiting.answer().await.unwrap();
+}
+
+#[tokio::test]
+async fn of_calls_with_one_lease_the_last_to_leave_takes_the_key_along() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let holder = grant(client, 60).await;
+    let held = lock(client, "job", holder).answer().await.unwrap();
+    let lease = grant(client, 60).await;
+    let first = lock(client, "job", lease);
+    until_line_is(client, "job", &[holder, lease]).await;
+    let second = lock(client, "job", lease);
+    // It stands there when it has written the key again.
+    until_written_again(client, "job").await;
+    first.abort().await;
+    unlock(client, &held.get_ref().key).await;
+    second.answer().await.expect("its key is still there");
+    until_line_is(client, "job", &[lease]).await;
+
+    lock(client, "other", holder).answer().await.unwrap();
+    let calls = [lock(client, "other", lease), lock(client, "other", lease)];
+    until_written_again(client, "other").await;
+    for call in calls {
+        call.abort().await;
+    }
+    until_line_is(client, "other", &[holder]).await;
+}
+
+#[tokio::test]
+async fn a_call_that_finds_the_lock_held_by_its_lease_does_not_release_it_when_dropped() {
+    let site = Site::of(1).await;
+    let client = site.client();
+    let lease = grant(client, 60).await;
+    let held = lock(client, "job", lease).answer().await.unwrap();
+    for patience_us in (0..3000).step_by(100) {
+        let again = lock(client, "job", lease);
+        tokio::time::sleep(Duration::from_micros(patience_us)).await;
+        again.abort().await;
+    }
+    // Whatever these calls left to remove is removed before what comes after them.
+    let last = grant(client, 60).await;
+    let waiting = lock(client, "job", last);
+    until_line_is(client, "job", &[lease, last]).await;
+    waiting.abort().await;
+    until_line_is(client, "job", &[lease]).await;
+    let (line, _) = line_at(client, "job").await;
+    assert_eq!(line.len(), 1);
+    assert_eq!(line[0].create_revision, token(&held));
 }

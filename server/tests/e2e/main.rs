@@ -13,6 +13,7 @@ mod http_endpoints;
 mod kill;
 mod lifecycle;
 mod line;
+mod line_cluster;
 mod line_storms;
 mod lock_service;
 mod locks;
