@@ -240,6 +240,28 @@ const COUNTERS: &[(&str, &str)] = &[
         "etcd_debugging_server_lease_expired_total",
         "Leases that expired.",
     ),
+    ("baton_lock_granted_total", "Locks granted by calls."),
+    (
+        "baton_lock_cancelled_total",
+        "Lock calls whose client went away before it was answered.",
+    ),
+    (
+        "baton_lock_expired_total",
+        "Lock calls whose key went away while they waited.",
+    ),
+    (
+        "baton_lock_cleanup_failures_total",
+        "Attempts to remove keys of clients that went away which failed and were made again.",
+    ),
+    ("baton_election_granted_total", "Campaigns that were won."),
+    (
+        "baton_election_cancelled_total",
+        "Campaigns whose client went away before it was answered.",
+    ),
+    (
+        "baton_election_expired_total",
+        "Campaigns whose key went away while they waited.",
+    ),
     (
         "baton_log_lines_dropped_total",
         "Lines dropped because the reader of the log was too slow.",
@@ -296,6 +318,14 @@ const GAUGES: &[(&str, &str)] = &[
     (
         "etcd_debugging_mvcc_pending_events_total",
         "Events that watchers have yet to be sent.",
+    ),
+    (
+        "baton_lock_waiting",
+        "Lock calls that are not answered yet.",
+    ),
+    (
+        "baton_election_waiting",
+        "Campaigns that are not answered yet.",
     ),
     (
         "process_cpu_seconds_total",
