@@ -25,6 +25,8 @@ pub(crate) struct Address {
     pub(crate) tls: bool,
     /// Whom a request is for.
     pub(crate) authority: Authority,
+    /// Whom the server's certificate has to name.
+    pub(crate) host: String,
 }
 
 impl fmt::Display for Address {
@@ -63,6 +65,7 @@ impl Address {
                 target: Target::Unix(rest.into()),
                 tls,
                 authority: Authority::from_static("localhost"),
+                host: "localhost".to_owned(),
             });
         }
         let authority: Authority = rest
@@ -96,6 +99,7 @@ impl Address {
                 port,
             },
             tls,
+            host: host.to_owned(),
             authority,
         })
     }

@@ -7,7 +7,7 @@ use baton_proto::etcdserverpb as pb;
 use pb::kv_client::KvClient;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::connection::Raw;
+use crate::connection::{Dialer, Raw};
 use crate::core::{Core, Sending, ask};
 use crate::endpoints::Endpoints;
 use crate::mailbox::Mailbox;
@@ -80,18 +80,21 @@ impl Client {
         let namespace = Namespace::new(&options.namespace);
         let token = Token::new(options.credentials.clone());
         let options = Arc::new(options);
-        let endpoints = Endpoints::new(endpoints, &options)?;
-        Ok(Self::of(endpoints, options, token, namespace))
+        let dialer = Arc::new(Dialer::new(options.clone())?);
+        let endpoints = Endpoints::new(endpoints, &dialer)?;
+        let core = Core {
+            endpoints,
+            options,
+            dialer,
+            token,
+        };
+        Ok(Self::of(core, namespace))
     }
 
-    fn of(endpoints: Endpoints, options: Arc<Options>, token: Token, namespace: Namespace) -> Self {
+    fn of(core: Core, namespace: Namespace) -> Self {
         Self {
             shared: Arc::new(Shared {
-                core: Arc::new(Core {
-                    endpoints,
-                    options,
-                    token,
-                }),
+                core: Arc::new(core),
                 watches: OnceLock::new(),
                 next_watch: AtomicU64::new(0),
                 renewals: OnceLock::new(),
@@ -106,10 +109,14 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] if it is no address.
     pub fn at(&self, endpoint: impl AsRef<str>) -> Result<Self, Error> {
-        let options = self.shared.core.options.clone();
-        let token = Token::new(options.credentials.clone());
-        let endpoints = Endpoints::new([endpoint], &options)?;
-        Ok(Self::of(endpoints, options, token, self.namespace.clone()))
+        let core = &self.shared.core;
+        let core = Core {
+            endpoints: Endpoints::new([endpoint], &core.dialer)?,
+            options: core.options.clone(),
+            dialer: core.dialer.clone(),
+            token: Token::new(core.options.credentials.clone()),
+        };
+        Ok(Self::of(core, self.namespace.clone()))
     }
 
     /// The same client, every key of which begins with `prefix`, behind the namespace it has already.
@@ -142,7 +149,7 @@ impl Client {
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<(), Error> {
         let core = &self.shared.core;
-        core.endpoints.replace(endpoints, &core.options)
+        core.endpoints.replace(endpoints, &core.dialer)
     }
 
     /// How a request is sent that waits no longer than the options say.

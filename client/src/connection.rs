@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::body::Body;
 
-use crate::Options;
 use crate::address::{Address, Target};
+use crate::{Error, Options, tls};
 
 /// What a server may send on one stream before the client has taken it in.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -28,6 +28,94 @@ const API_VERSION: HeaderValue = HeaderValue::from_static("3.6.0");
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("baton-client/", env!("CARGO_PKG_VERSION")));
 
+/// How connections are opened.
+pub(crate) struct Dialer {
+    options: Arc<Options>,
+    tls: tls::Ready,
+}
+
+impl Dialer {
+    /// # Errors
+    /// [`Error::Invalid`] if certificates or keys cannot be read.
+    pub(crate) fn new(options: Arc<Options>) -> Result<Self, Error> {
+        let tls = tls::Ready::new(&options.tls)?;
+        Ok(Self { options, tls })
+    }
+
+    /// Connects, within the time the options give for it.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub(crate) async fn open(&self, address: Arc<Address>) -> Result<Connection, String> {
+        let limit = self.options.connect_timeout;
+        match tokio::time::timeout(limit, self.dial(&address)).await {
+            Ok(Ok(send)) => Ok(Connection { send, address }),
+            Ok(Err(error)) => Err(format!("{address}: {error}")),
+            Err(_) => Err(format!("{address}: no connection within {limit:?}")),
+        }
+    }
+
+    async fn dial(&self, address: &Address) -> Result<SendRequest<Body>, String> {
+        match &address.target {
+            Target::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                // Requests are small and waited for.
+                stream
+                    .set_nodelay(true)
+                    .map_err(|error| error.to_string())?;
+                self.secure(stream, address).await
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                self.secure(stream, address).await
+            }
+        }
+    }
+
+    async fn secure(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: &Address,
+    ) -> Result<SendRequest<Body>, String> {
+        if !address.tls {
+            return self.handshake(stream).await;
+        }
+        let connector = self.tls.connector(&self.options.tls)?;
+        let name = tls::server_name(&self.options.tls, &address.host)?;
+        let stream = connector
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.handshake(stream).await
+    }
+
+    async fn handshake(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Body>, String> {
+        let (send, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(self.options.keep_alive)
+            .keep_alive_timeout(self.options.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+        Ok(send)
+    }
+}
+
 /// An open connection. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -36,78 +124,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects, within the time the options give for it.
-    ///
-    /// # Errors
-    /// Why not, for a person.
-    pub(crate) async fn open(address: Arc<Address>, options: &Options) -> Result<Self, String> {
-        let opened = tokio::time::timeout(options.connect_timeout, dial(&address, options)).await;
-        match opened {
-            Ok(Ok(send)) => Ok(Self { send, address }),
-            Ok(Err(error)) => Err(format!("{address}: {error}")),
-            Err(_) => Err(format!(
-                "{address}: no connection within {:?}",
-                options.connect_timeout
-            )),
-        }
-    }
-
     /// It takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
         self.send.is_closed()
     }
-}
-
-async fn dial(address: &Address, options: &Options) -> Result<SendRequest<Body>, String> {
-    match &address.target {
-        Target::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port))
-                .await
-                .map_err(|error| error.to_string())?;
-            // Requests are small and waited for.
-            stream
-                .set_nodelay(true)
-                .map_err(|error| error.to_string())?;
-            secure(stream, address, options).await
-        }
-        Target::Unix(path) => {
-            let stream = UnixStream::connect(path)
-                .await
-                .map_err(|error| error.to_string())?;
-            secure(stream, address, options).await
-        }
-    }
-}
-
-async fn secure(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    address: &Address,
-    options: &Options,
-) -> Result<SendRequest<Body>, String> {
-    let _ = address;
-    handshake(stream, options).await
-}
-
-async fn handshake(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    options: &Options,
-) -> Result<SendRequest<Body>, String> {
-    let (send, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(options.keep_alive)
-        .keep_alive_timeout(options.keep_alive_timeout)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended");
-        }
-    });
-    Ok(send)
 }
 
 /// A failure below gRPC. It travels as the source of a [`tonic::Status`].

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
-use crate::connection::{Connection, Raw};
+use crate::connection::{Connection, Dialer, Raw};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::rules::{self, Effect, Fate, Next};
 use crate::token::{Token, TokenError};
@@ -45,6 +45,7 @@ pub(crate) struct Sending {
 pub(crate) struct Core {
     pub(crate) endpoints: Endpoints,
     pub(crate) options: Arc<Options>,
+    pub(crate) dialer: Arc<Dialer>,
     pub(crate) token: Token,
 }
 

@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::Error;
 use crate::address::Address;
-use crate::connection::Connection;
-use crate::{Error, Options};
+use crate::connection::{Connection, Dialer};
 
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -24,7 +24,7 @@ type Opening = Shared<BoxFuture<'static, Result<Connection, String>>>;
 /// An endpoint: its one connection, and how it has been doing.
 pub(crate) struct Endpoint {
     pub(crate) address: Arc<Address>,
-    options: Arc<Options>,
+    dialer: Arc<Dialer>,
     state: Mutex<State>,
 }
 
@@ -39,10 +39,10 @@ struct State {
 }
 
 impl Endpoint {
-    fn new(address: Address, options: Arc<Options>) -> Arc<Self> {
+    fn new(address: Address, dialer: Arc<Dialer>) -> Arc<Self> {
         Arc::new(Self {
             address: Arc::new(address),
-            options,
+            dialer,
             state: Mutex::default(),
         })
     }
@@ -76,9 +76,9 @@ impl Endpoint {
 
     fn open(&self) -> Opening {
         let address = self.address.clone();
-        let options = self.options.clone();
+        let dialer = self.dialer.clone();
         // A task, so that it goes on when those who wait for it give up.
-        let opening = tokio::spawn(async move { Connection::open(address, &options).await });
+        let opening = tokio::spawn(async move { dialer.open(address).await });
         opening
             .map(|opened| opened.unwrap_or_else(|error| Err(error.to_string())))
             .boxed()
@@ -150,9 +150,9 @@ pub(crate) struct Endpoints {
 impl Endpoints {
     pub(crate) fn new<E: AsRef<str>>(
         texts: impl IntoIterator<Item = E>,
-        options: &Arc<Options>,
+        dialer: &Arc<Dialer>,
     ) -> Result<Self, Error> {
-        let list = parse(texts, options, &[])?;
+        let list = parse(texts, dialer, &[])?;
         let preferred = AtomicUsize::new(random_index(list.len()));
         Ok(Self {
             list: RwLock::new(list),
@@ -164,11 +164,11 @@ impl Endpoints {
     pub(crate) fn replace<E: AsRef<str>>(
         &self,
         texts: impl IntoIterator<Item = E>,
-        options: &Arc<Options>,
+        dialer: &Arc<Dialer>,
     ) -> Result<(), Error> {
         let mut list = self.list.write();
         let in_use = self.preferred_of(&list);
-        let new = parse(texts, options, &list)?;
+        let new = parse(texts, dialer, &list)?;
         let kept = new
             .iter()
             .position(|endpoint| Arc::ptr_eq(endpoint, &in_use));
@@ -268,7 +268,7 @@ impl Endpoints {
 
 fn parse<E: AsRef<str>>(
     texts: impl IntoIterator<Item = E>,
-    options: &Arc<Options>,
+    dialer: &Arc<Dialer>,
     known: &[Arc<Endpoint>],
 ) -> Result<Vec<Arc<Endpoint>>, Error> {
     let mut list: Vec<Arc<Endpoint>> = Vec::new();
@@ -281,7 +281,7 @@ fn parse<E: AsRef<str>>(
             continue;
         }
         let known = known.iter().find(same).cloned();
-        list.push(known.unwrap_or_else(|| Endpoint::new(address, options.clone())));
+        list.push(known.unwrap_or_else(|| Endpoint::new(address, dialer.clone())));
     }
     if list.is_empty() {
         return Err(Error::Invalid(

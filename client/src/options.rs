@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, Tls};
 
 /// User and password.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Options {
     pub watch_buffer: usize,
     /// Put before every key, and taken off every answer. Default empty.
     pub namespace: Vec<u8>,
+    /// Whom to trust and who to be on encrypted connections. Default the operating system's authorities.
+    pub tls: Tls,
     /// Who is asking. Default nobody.
     pub credentials: Option<Credentials>,
 }
@@ -55,6 +57,7 @@ impl Default for Options {
             keep_alive_timeout: Duration::from_secs(3),
             watch_buffer: 1 << 20,
             namespace: Vec::new(),
+            tls: Tls::default(),
             credentials: None,
         }
     }

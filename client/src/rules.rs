@@ -235,3 +235,174 @@ pub(crate) fn next(effect: Effect, fate: Fate) -> Next {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compare, Delete, Get, Put, Txn};
+
+    /// Every text and code a server is known to send, and what it means for a change and for a read.
+    #[test]
+    fn every_answer_of_a_server_has_its_meaning() {
+        use Code::*;
+        let table = [
+            // Nothing was done, and it may be elsewhere.
+            (Unknown, "etcdserver: too many requests", Fate::NotDone),
+            (
+                ResourceExhausted,
+                "etcdserver: too many requests",
+                Fate::NotDone,
+            ),
+            (Unavailable, "etcdserver: no leader", Fate::NotDone),
+            (
+                FailedPrecondition,
+                "etcdserver: rpc not supported for learner",
+                Fate::NotDone,
+            ),
+            (
+                Unavailable,
+                "etcdserver: rpc not supported for learner",
+                Fate::NotDone,
+            ),
+            (Unavailable, "there is no address available", Fate::NotDone),
+            (
+                Unavailable,
+                "there is no connection available",
+                Fate::NotDone,
+            ),
+            (Unknown, "raft proposal dropped", Fate::NotDone),
+            (Unknown, "not a primary lessor", Fate::NotDone),
+            // Nobody knows.
+            (Unavailable, "etcdserver: request timed out", Fate::Unknown),
+            (
+                Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                Fate::Unknown,
+            ),
+            (
+                Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+                Fate::Unknown,
+            ),
+            (
+                Unknown,
+                "etcdserver: request timed out, leader transfer took too long",
+                Fate::Unknown,
+            ),
+            (Unavailable, "etcdserver: server stopped", Fate::Unknown),
+            (Unknown, "etcdserver: server stopped", Fate::Unknown),
+            (Unavailable, "etcdserver: leader changed", Fate::Unknown),
+            (Cancelled, "etcdserver: request canceled", Fate::Unknown),
+            (DeadlineExceeded, "context deadline exceeded", Fate::Unknown),
+            (Unavailable, "something a proxy says", Fate::Unknown),
+            (Internal, "something unheard of", Fate::Failed),
+            (Unknown, "something unheard of", Fate::Failed),
+            // The server said no.
+            (
+                InvalidArgument,
+                "etcdserver: key is not provided",
+                Fate::Refused,
+            ),
+            (Unknown, "etcdserver: key is not provided", Fate::Refused),
+            (
+                NotFound,
+                "etcdserver: requested lease not found",
+                Fate::Refused,
+            ),
+            (
+                Unknown,
+                "etcdserver: requested lease not found",
+                Fate::Refused,
+            ),
+            (Unknown, "mutex: session is expired", Fate::Refused),
+            (Unknown, "election: not leader", Fate::Refused),
+            (Unknown, "election: no leader", Fate::Refused),
+            (
+                FailedPrecondition,
+                "etcdserver: lease already exists",
+                Fate::Refused,
+            ),
+            (
+                OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                Fate::Refused,
+            ),
+            (
+                ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                Fate::Refused,
+            ),
+            (
+                PermissionDenied,
+                "etcdserver: permission denied",
+                Fate::Refused,
+            ),
+            (DataLoss, "etcdserver: corrupt cluster", Fate::Refused),
+            (Unavailable, "etcdserver: unhealthy cluster", Fate::Refused),
+            (Unimplemented, "", Fate::Refused),
+            // A new token may help.
+            (
+                Unauthenticated,
+                "etcdserver: invalid auth token",
+                Fate::Unauthenticated,
+            ),
+            (
+                InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                Fate::Unauthenticated,
+            ),
+            (
+                InvalidArgument,
+                "etcdserver: user name is empty",
+                Fate::Unauthenticated,
+            ),
+        ];
+        for (code, text, expected) in table {
+            assert_eq!(
+                fate(&Status::new(code, text)),
+                expected,
+                "{code:?} {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_is_repeated_only_if_it_was_certainly_not_done() {
+        let fates = [
+            Fate::Refused,
+            Fate::Unauthenticated,
+            Fate::NotDone,
+            Fate::Unknown,
+            Fate::Failed,
+        ];
+        let decided = |effect| fates.map(|fate| next(effect, fate));
+        use Next::{GiveUp, Reauthenticate, Refuse, Repeat};
+        assert_eq!(
+            decided(Effect::Change),
+            [Refuse, Reauthenticate, Repeat, GiveUp, GiveUp]
+        );
+        assert_eq!(
+            decided(Effect::Idempotent),
+            [Refuse, Reauthenticate, Repeat, Repeat, GiveUp]
+        );
+        assert_eq!(
+            decided(Effect::Read),
+            [Refuse, Reauthenticate, Repeat, Repeat, Refuse]
+        );
+    }
+
+    #[test]
+    fn a_transaction_of_plain_reads_is_a_read() {
+        let effect_of = |txn: Txn| effect(Rpc::Txn(&txn.request));
+        let reads = || Txn::new().when(Compare::absent("k")).then(Get::key("k"));
+        assert_eq!(effect_of(Txn::new()), Effect::Read);
+        assert_eq!(effect_of(reads().or_else(Get::prefix("k"))), Effect::Read);
+        assert_eq!(
+            effect_of(reads().or_else(Put::new("k", ""))),
+            Effect::Change
+        );
+        assert_eq!(effect_of(reads().then(Delete::key("k"))), Effect::Change);
+        // The server proposes it, whatever is within.
+        assert_eq!(effect_of(Txn::new().then(reads())), Effect::Change);
+    }
+}

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use baton_chaos_tests::process::Program;
-use baton_client::BootInstant;
+use baton_client::{BootInstant, Client, Options};
 use futures_util::future::try_join_all;
 
+use crate::proxy::{Mode, Proxy};
 use crate::{in_use, of_both, single, three};
 
 of_both!(
     five_hundred_leases_are_renewed_on_one_stream,
     a_renewal_of_a_lease_that_is_gone_says_so,
+    a_renewal_at_a_silent_endpoint_is_made_elsewhere_and_tells_when_it_was_sent_there,
     renewals_go_on_when_the_member_they_went_to_is_killed,
 );
 
@@ -58,4 +60,41 @@ async fn renewals_go_on_when_the_member_they_went_to_is_killed(program: Program)
         assert!(renewal.is_some());
     }
     assert_ne!(in_use(&cluster, &client), used);
+}
+
+async fn a_renewal_at_a_silent_endpoint_is_made_elsewhere_and_tells_when_it_was_sent_there(
+    program: Program,
+) {
+    let (cluster, _) = single(&program).await;
+    let proxy = Proxy::of(&cluster.urls()[0]).await;
+    let silence = Duration::from_millis(300);
+    let options = Options {
+        attempt_timeout: silence,
+        ..Options::default()
+    };
+    let client = Client::with_options([proxy.endpoint()], options).expect("client");
+    let both = [proxy.endpoint(), cluster.urls()[0].clone()];
+    client.set_endpoints(both).expect("endpoints");
+    let id = client
+        .grant(Duration::from_secs(60), 0)
+        .await
+        .expect("grant")
+        .id;
+    client
+        .renew(id)
+        .await
+        .expect("renewal")
+        .expect("it is there");
+    proxy.set(Mode::Mute);
+    let asked = BootInstant::now();
+    let renewal = client
+        .renew(id)
+        .await
+        .expect("renewal")
+        .expect("it is there");
+    // The attempt nobody answered would promise time the server may not have given.
+    assert!(
+        renewal.sent.since(asked) >= silence,
+        "sent when it was sent again"
+    );
 }

@@ -3,7 +3,12 @@
 
 mod failover;
 mod leases;
+mod locks;
+mod members;
+mod proxy;
+mod repeating;
 mod requests;
+mod security;
 mod watches;
 
 use std::time::Duration;

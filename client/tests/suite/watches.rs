@@ -1,8 +1,9 @@
 //! Watches.
 
 use baton_chaos_tests::process::Program;
-use baton_client::{Client, Options, Watch, WatchError, Watcher};
+use baton_client::{Client, Options, Watch, WatchError, Watcher, pb};
 
+use crate::proxy::{Mode, Proxy};
 use crate::{in_use, of_both, single, three};
 
 of_both!(
@@ -13,6 +14,8 @@ of_both!(
     a_watch_that_needs_compacted_revisions_says_so,
     a_slow_reader_gets_everything_and_holds_up_nobody,
     a_watch_of_an_empty_range_is_refused_with_the_reason,
+    a_watch_leaves_a_member_that_lost_its_leader,
+    a_watch_at_a_silent_endpoint_is_begun_elsewhere,
     a_dropped_watcher_is_cancelled_at_the_server,
 );
 
@@ -183,4 +186,96 @@ async fn metric(cluster: &baton_chaos_tests::process::Cluster, name: &str) -> u6
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|number| number.trim().parse().ok())
         .expect("the metric")
+}
+
+/// A member without a leader: it ends every stream that asks for one.
+struct Leaderless;
+
+#[tonic::async_trait]
+impl pb::watch_server::Watch for Leaderless {
+    type WatchStream = tokio_stream::Pending<Result<pb::WatchResponse, tonic::Status>>;
+
+    async fn watch(
+        &self,
+        request: tonic::Request<tonic::Streaming<pb::WatchRequest>>,
+    ) -> Result<tonic::Response<Self::WatchStream>, tonic::Status> {
+        if request
+            .metadata()
+            .get("hasleader")
+            .is_some_and(|value| value == "true")
+        {
+            return Err(tonic::Status::unavailable("etcdserver: no leader"));
+        }
+        Ok(tonic::Response::new(tokio_stream::pending()))
+    }
+}
+
+async fn a_watch_leaves_a_member_that_lost_its_leader(program: Program) {
+    let (cluster, direct) = single(&program).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("listen");
+    let fake = format!("http://{}", listener.local_addr().expect("address"));
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(pb::watch_server::WatchServer::new(Leaderless))
+            .serve_with_incoming(incoming),
+    );
+    let client = Client::new([&fake]).expect("client");
+    client
+        .set_endpoints([&fake, &cluster.urls()[0]])
+        .expect("endpoints");
+    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+    let revision = put(&direct, "k", "").await;
+    assert_eq!(watcher.next().await.expect("event").revision, revision);
+}
+
+async fn a_watch_at_a_silent_endpoint_is_begun_elsewhere(program: Program) {
+    let (cluster, direct) = single(&program).await;
+    let proxy = Proxy::of(&cluster.urls()[0]).await;
+    let options = Options {
+        attempt_timeout: std::time::Duration::from_millis(200),
+        ..Options::default()
+    };
+    let client = Client::with_options([proxy.endpoint()], options).expect("client");
+    let both = [proxy.endpoint(), cluster.urls()[0].clone()];
+    client.set_endpoints(both).expect("endpoints");
+    let mut first = client.watch(Watch::key("k")).await.expect("watch");
+    proxy.set(Mode::Mute);
+    let mut second = client.watch(Watch::key("k")).await.expect("watch");
+    let revision = put(&direct, "k", "").await;
+    assert_eq!(first.next().await.expect("event").revision, revision);
+    assert_eq!(second.next().await.expect("event").revision, revision);
+}
+
+/// etcd 3.4 has no flag for the interval.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_keeps_an_idle_watch_out_of_the_way_of_compactions() {
+    let Some(program) = crate::baton() else {
+        return;
+    };
+    let program = program.flag("--watch-progress-notify-interval=100ms");
+    crate::within(async {
+        let (mut cluster, _) = single(&program).await;
+        let proxy = Proxy::of(&cluster.urls()[0]).await;
+        let client = Client::new([proxy.endpoint()]).expect("client");
+        let direct = Client::new(cluster.urls()).expect("client");
+        let mut watcher = client.watch(Watch::key("idle")).await.expect("watch");
+        let mut told = client
+            .watch(Watch::key("idle").progress())
+            .await
+            .expect("watch");
+        let last = put(&direct, "other", "").await;
+        while told.next().await.expect("progress").revision < last {}
+        proxy.set(Mode::Cut);
+        direct.compact(last, false).await.expect("compact");
+        cluster.members[0].kill();
+        cluster.members[0].start().expect("start");
+        cluster.ready().await.expect("ready");
+        proxy.set(Mode::Pass);
+        let revision = put(&direct, "idle", "").await;
+        assert_eq!(watcher.next().await.expect("event").revision, revision);
+    })
+    .await;
 }
