@@ -6,4 +6,5 @@ mod mutex;
 mod proxy;
 mod queue;
 mod session;
+mod storm;
 mod support;

@@ -12,7 +12,9 @@ use prost::Message;
 use crate::proxy::Proxy;
 
 /// What turns a hang into a failure.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub fn limit() -> Duration {
+    Duration::from_secs(60 + crate::storm::drops() as u64 / 10)
+}
 
 /// A server of one member, and a client of it.
 pub struct Server {
@@ -149,7 +151,7 @@ macro_rules! on_both {
                 async fn $claim() {
                     let program = crate::support::baton().unwrap();
                     let server = crate::support::Server::start(&program).await;
-                    tokio::time::timeout(crate::support::LIMIT, super::$claim(server)).await.unwrap();
+                    tokio::time::timeout(crate::support::limit(), super::$claim(server)).await.unwrap();
                 }
             )*
         }
@@ -159,7 +161,7 @@ macro_rules! on_both {
                 async fn $claim() {
                     let Some(program) = crate::support::etcd() else { return };
                     let server = crate::support::Server::start(&program).await;
-                    tokio::time::timeout(crate::support::LIMIT, super::$claim(server)).await.unwrap();
+                    tokio::time::timeout(crate::support::limit(), super::$claim(server)).await.unwrap();
                 }
             )*
         }
