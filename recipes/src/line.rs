@@ -315,8 +315,9 @@ impl Line {
     ) -> Result<i64, WatchError> {
         let from = place.seen + 1;
         let watch = Watch::key(predecessor).from(from).deletes();
-        let mut other = self.shared.client.watch(watch).await?;
-        let own = self.own_watch(from).await?;
+        let client = self.shared.client.clone();
+        let (other, own) = tokio::join!(client.watch(watch), self.own_watch(from));
+        let (mut other, own) = (other?, own?);
         loop {
             let told = tokio::select! {
                 biased;

@@ -529,7 +529,7 @@ impl Shared {
                 }
                 _ => tracing::warn!(session = %self.id, "session lost: {reason}"),
             }
-            metrics::counter!("baton_recipes_sessions_lost_total", "reason" => label_of(reason))
+            metrics::counter!("baton_recipes_sessions_ended_total", "reason" => label_of(reason))
                 .increment(1);
         }
         stays

@@ -3,29 +3,38 @@
 use std::time::Duration;
 
 use baton_client::BootInstant;
+#[cfg(target_os = "linux")]
+use tokio::net::unix::pipe::Receiver;
+#[cfg(target_os = "linux")]
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How often the clock is looked at where there is no timer that counts a suspend.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A process has so many timers at most: each is a descriptor, and there have to be some left.
+#[cfg(target_os = "linux")]
+static TIMERS: Semaphore = Semaphore::const_new(128);
 
 /// Wakes at an instant. On Linux a `CLOCK_BOOTTIME` timer, which is due at once when the machine wakes
-/// up behind it; where there is none, or no descriptor is left for one, the clock is looked at four times
-/// a second.
+/// up behind it. Where there is none, or there are many already, the clock is looked at twice a second.
 pub(crate) struct Alarm {
     /// A timer is read as a pipe is: what comes out of it is how often it fired.
     #[cfg(target_os = "linux")]
-    timer: Option<tokio::net::unix::pipe::Receiver>,
+    timer: Option<(Receiver, SemaphorePermit<'static>)>,
 }
 
 impl Alarm {
     #[cfg(target_os = "linux")]
     pub(crate) fn new() -> Self {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-        use tokio::net::unix::pipe::Receiver;
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Boottime, flags).ok();
-        Self {
-            timer: timer.and_then(|timer| Receiver::from_owned_fd_unchecked(timer).ok()),
-        }
+        let new = || {
+            let permit = TIMERS.try_acquire().ok()?;
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let timer = timerfd_create(TimerfdClockId::Boottime, flags).ok()?;
+            let timer = Receiver::from_owned_fd_unchecked(timer).ok()?;
+            Some((timer, permit))
+        };
+        Self { timer: new() }
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -50,7 +59,7 @@ impl Alarm {
     #[cfg(target_os = "linux")]
     async fn timer_fired(&mut self, left: Duration) -> bool {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
-        let Some(timer) = &self.timer else {
+        let Some((timer, _)) = &self.timer else {
             return false;
         };
         let time = Itimerspec {

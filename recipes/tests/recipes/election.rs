@@ -43,7 +43,7 @@ on_both! {
 
     /// Appendix B, row 1.
     async fn a_candidate_whose_lease_is_revoked_gets_an_error_at_once_and_never_leads(server: Server) {
-        let (a, b) = (server.session().await, server.session().await);
+        let (a, b) = (server.session().await, server.unaware_session().await);
         let leadership = a.election("e").campaign("a").await.unwrap();
         let candidate = standing(&b, "b").await;
         server.revoke(&b).await;

@@ -69,7 +69,7 @@ on_both! {
 
     /// Appendix B, row 1.
     async fn a_waiter_whose_lease_is_revoked_gets_an_error_at_once_and_never_holds(server: Server) {
-        let (a, b) = (server.session().await, server.session().await);
+        let (a, b) = (server.session().await, server.unaware_session().await);
         let guard = a.mutex("m").lock().await.unwrap();
         let waiter = waiting(&b, "m").await;
         server.revoke(&b).await;

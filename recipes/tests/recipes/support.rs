@@ -35,6 +35,12 @@ impl Server {
             .unwrap()
     }
 
+    /// One that is not renewed while a test can last: it does not find out by itself what happened to it.
+    pub async fn unaware_session(&self) -> Session {
+        let ttl = Duration::from_secs(3600);
+        Session::open(&self.client, ttl).await.unwrap()
+    }
+
     /// A connection that can be broken, and a client that knows no other.
     pub async fn proxy(&self) -> (Proxy, Client) {
         let proxy = Proxy::start(&self.cluster.members[0].url()).await;
