@@ -1,9 +1,10 @@
 //! The client: what its requests share, and those on keys.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use baton_proto::etcdserverpb as pb;
+use parking_lot::Mutex;
 use pb::kv_client::KvClient;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,10 +23,10 @@ use crate::{Delete, Error, Get, Options, Put, Txn, Watch, WatchError, Watcher, r
 pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     /// The task that serves watches, once there was one.
-    watches: OnceLock<mpsc::UnboundedSender<Command>>,
+    watches: Mutex<Option<mpsc::UnboundedSender<Command>>>,
     next_watch: AtomicU64,
     /// The task that serves renewals, once there was one.
-    renewals: OnceLock<mpsc::UnboundedSender<renewals::Ask>>,
+    renewals: Mutex<Option<mpsc::UnboundedSender<renewals::Ask>>>,
 }
 
 /// A client of a cluster. Cheap to clone; clones share connections, streams and the token.
@@ -95,9 +96,9 @@ impl Client {
         Self {
             shared: Arc::new(Shared {
                 core: Arc::new(core),
-                watches: OnceLock::new(),
+                watches: Mutex::new(None),
                 next_watch: AtomicU64::new(0),
-                renewals: OnceLock::new(),
+                renewals: Mutex::new(None),
             }),
             namespace,
         }
@@ -272,10 +273,8 @@ impl Client {
         let id = self.shared.next_watch.fetch_add(1, Ordering::Relaxed);
         let mailbox = Arc::new(Mailbox::new(options.watch_buffer));
         let (created, confirmation) = oneshot::channel();
-        let hub = self.shared.watches.get_or_init(|| {
-            let (sender, commands) = mpsc::unbounded_channel();
+        let hub = served(&self.shared.watches, |commands| {
             tokio::spawn(watch_hub::serve(self.shared.core.clone(), commands));
-            sender
         });
         let mut watcher = Watcher::new(id, mailbox.clone(), hub.clone(), confirmation);
         let _ = hub.send(Command::Begin(Box::new(Begin {
@@ -309,13 +308,26 @@ impl Client {
     }
 
     /// The task that serves renewals.
-    pub(crate) fn renewals(&self) -> &mpsc::UnboundedSender<renewals::Ask> {
-        self.shared.renewals.get_or_init(|| {
-            let (sender, asks) = mpsc::unbounded_channel();
+    pub(crate) fn renewals(&self) -> mpsc::UnboundedSender<renewals::Ask> {
+        served(&self.shared.renewals, |asks| {
             tokio::spawn(renewals::serve(self.shared.core.clone(), asks));
-            sender
         })
     }
+}
+
+/// The way to a task, which is spawned if there is none (any more: its runtime may be gone).
+fn served<T>(
+    sender: &Mutex<Option<mpsc::UnboundedSender<T>>>,
+    spawn: impl FnOnce(mpsc::UnboundedReceiver<T>),
+) -> mpsc::UnboundedSender<T> {
+    let mut sender = sender.lock();
+    if let Some(sender) = sender.as_ref().filter(|sender| !sender.is_closed()) {
+        return sender.clone();
+    }
+    let (new, receiver) = mpsc::unbounded_channel();
+    spawn(receiver);
+    *sender = Some(new.clone());
+    new
 }
 
 /// What [`Client::range_stream`] reads. Dropped, it ends.

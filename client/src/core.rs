@@ -92,7 +92,7 @@ impl Core {
                 Some(Err(status)) => status,
                 None => {
                     let why = format!("{}: no answer in time", endpoint.address);
-                    endpoint.failed(why.clone());
+                    endpoint.fell_silent(why.clone());
                     match sending.effect {
                         Effect::Read => continue,
                         Effect::Idempotent | Effect::Change => {

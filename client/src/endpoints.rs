@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::{Mutex, RwLock};
 use rand::Rng;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Error;
@@ -26,6 +27,8 @@ pub(crate) struct Endpoint {
     pub(crate) address: Arc<Address>,
     dialer: Arc<Dialer>,
     state: Mutex<State>,
+    /// Changes whenever it left something unanswered for too long.
+    silent: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -44,6 +47,7 @@ impl Endpoint {
             address: Arc::new(address),
             dialer,
             state: Mutex::default(),
+            silent: watch::Sender::new(()),
         })
     }
 
@@ -100,6 +104,17 @@ impl Endpoint {
             .saturating_mul(1 << doublings)
             .min(LONGEST_PAUSE);
         state.pause_until = Some(now + jittered(pause));
+    }
+
+    /// It left something unanswered for too long: the same, and streams that would not notice leave it.
+    pub(crate) fn fell_silent(&self, why: String) {
+        self.failed(why);
+        self.silent.send_replace(());
+    }
+
+    /// Tells whenever it falls silent from now on.
+    pub(crate) fn silences(&self) -> watch::Receiver<()> {
+        self.silent.subscribe()
     }
 
     /// It answered.

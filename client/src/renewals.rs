@@ -113,7 +113,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut asks: mpsc::UnboundedReceiver<Ask
         match end {
             End::Silent => {
                 let limit = core.options.attempt_timeout;
-                endpoint.failed(format!("{}: no renewal within {limit:?}", endpoint.address));
+                endpoint.fell_silent(format!("{}: no renewal within {limit:?}", endpoint.address));
             }
             End::Failed(status) => match rules::fate(&status) {
                 // Answers come in the order of the requests: the refusal is for the first without one.

@@ -159,7 +159,10 @@ impl Watcher {
                 Ok(())
             }
             // The hub let it fall, and said why.
-            Err(_) => Err(self.next().await.err().unwrap_or_else(ended)),
+            Err(_) => match self.next().await {
+                Err(error) => Err(error),
+                Ok(_) => Ok(()),
+            },
         }
     }
 
@@ -182,13 +185,6 @@ impl Watcher {
         }
         taken
     }
-}
-
-/// Only if the runtime is shutting down.
-fn ended() -> WatchError {
-    WatchError::Failed(Error::Unknown {
-        reason: "the task that serves watches ended".to_owned(),
-    })
 }
 
 impl Drop for Watcher {

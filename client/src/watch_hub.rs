@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb;
@@ -21,7 +22,7 @@ use crate::core::Core;
 use crate::mailbox::Mailbox;
 use crate::namespace::Namespace;
 use crate::rules::{self, Fate};
-use crate::{Notification, Refusal, WatchError};
+use crate::{Error, Notification, Refusal, WatchError};
 
 /// How often one watch asks for a new token before it believes the server's refusal.
 const MAX_REAUTHENTICATIONS: u32 = 3;
@@ -232,6 +233,7 @@ impl Hub {
         }
     }
 
+    /// All watches are over.
     fn fail_all(&mut self, error: &WatchError) {
         for watch in std::mem::take(&mut self.watches).into_values() {
             watch.mailbox.end(error.clone());
@@ -328,6 +330,16 @@ impl Hub {
     }
 }
 
+impl Drop for Hub {
+    /// The runtime is shutting down; whoever still reads is told.
+    fn drop(&mut self) {
+        self.fail_all(&WatchError::Failed(Error::Unavailable {
+            waited: Duration::ZERO,
+            last: "the runtime the watch was begun in is gone".to_owned(),
+        }));
+    }
+}
+
 fn canceled(response: pb::WatchResponse) -> WatchError {
     if response.compact_revision > 0 {
         WatchError::Compacted {
@@ -341,7 +353,10 @@ fn canceled(response: pb::WatchResponse) -> WatchError {
 }
 
 enum End {
+    /// What was asked for here was not answered.
     Silent,
+    /// Something else was not, and there are other endpoints.
+    Left,
     Failed(Status),
 }
 
@@ -386,6 +401,8 @@ pub(crate) async fn serve(core: Arc<Core>, mut commands: mpsc::UnboundedReceiver
         };
         let mut responses = Responses::Opening(Box::pin(opening));
         let mut heard = Instant::now();
+        // An idle stream does not tell whether the member still lives; others who ask it do.
+        let mut silences = endpoint.silences();
         let end = loop {
             let silence = heard + core.options.attempt_timeout;
             tokio::select! {
@@ -410,14 +427,16 @@ pub(crate) async fn serve(core: Arc<Core>, mut commands: mpsc::UnboundedReceiver
                     None => return,
                 },
                 () = tokio::time::sleep_until(silence), if !hub.asked.is_empty() => break End::Silent,
+                Ok(()) = silences.changed(), if core.endpoints.count() > 1 => break End::Left,
             }
         };
         hub.detach();
         match end {
             End::Silent => {
                 let limit = core.options.attempt_timeout;
-                endpoint.failed(format!("{}: no watch within {limit:?}", endpoint.address));
+                endpoint.fell_silent(format!("{}: no watch within {limit:?}", endpoint.address));
             }
+            End::Left => {}
             End::Failed(status) => match rules::fate(&status) {
                 Fate::Refused => hub.fail_all(&WatchError::Failed(Refusal::of(&status).into())),
                 Fate::Unauthenticated if core.token.is_wanted() => {

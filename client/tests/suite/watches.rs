@@ -1,6 +1,6 @@
 //! Watches.
 
-use baton_chaos_tests::process::Program;
+use baton_chaos_tests::process::{Program, poll_again};
 use baton_client::{Client, Options, Watch, WatchError, Watcher, pb};
 
 use crate::proxy::{Mode, Proxy};
@@ -16,6 +16,7 @@ of_both!(
     a_watch_of_an_empty_range_is_refused_with_the_reason,
     a_watch_leaves_a_member_that_lost_its_leader,
     a_watch_at_a_silent_endpoint_is_begun_elsewhere,
+    an_idle_watch_leaves_a_member_that_leaves_reads_unanswered,
     a_dropped_watcher_is_cancelled_at_the_server,
 );
 
@@ -137,6 +138,10 @@ async fn a_slow_reader_gets_everything_and_holds_up_nobody(program: Program) {
         assert_eq!(read_to(&mut quick, revision).await, [revision]);
         revisions.push(revision);
     }
+    // What it has not taken is kept by the server, not here.
+    while metric(&cluster, "etcd_debugging_mvcc_watcher_total").await != 1 {
+        poll_again().await;
+    }
     let last = *revisions.last().expect("one");
     assert_eq!(read_to(&mut slow, last).await, revisions);
 }
@@ -165,7 +170,7 @@ async fn a_dropped_watcher_is_cancelled_at_the_server(program: Program) {
     assert_eq!(watchers().await, 2);
     drop(goes);
     while watchers().await != 1 {
-        baton_chaos_tests::process::poll_again().await;
+        poll_again().await;
     }
     drop(stays);
 }
@@ -278,4 +283,49 @@ async fn progress_keeps_an_idle_watch_out_of_the_way_of_compactions() {
         assert_eq!(watcher.next().await.expect("event").revision, revision);
     })
     .await;
+}
+
+async fn an_idle_watch_leaves_a_member_that_leaves_reads_unanswered(program: Program) {
+    let (cluster, direct) = single(&program).await;
+    let proxy = Proxy::of(&cluster.urls()[0]).await;
+    let hour = std::time::Duration::from_secs(3600);
+    let options = Options {
+        attempt_timeout: std::time::Duration::from_millis(200),
+        keep_alive: hour,
+        ..Options::default()
+    };
+    let client = Client::with_options([proxy.endpoint()], options).expect("client");
+    let both = [proxy.endpoint(), cluster.urls()[0].clone()];
+    client.set_endpoints(both).expect("endpoints");
+    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+    proxy.set(Mode::Mute);
+    client.get("k").await.expect("get");
+    let revision = put(&direct, "k", "").await;
+    assert_eq!(watcher.next().await.expect("event").revision, revision);
+}
+
+/// A program may have several runtimes, one after the other.
+#[test]
+fn a_client_outlives_the_runtime_it_was_used_in() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let serving = runtime();
+    let Some(program) = crate::baton() else {
+        return;
+    };
+    let (_cluster, client) = serving.block_on(single(&program));
+    let first = runtime();
+    let (lease, mut watcher) = first.block_on(async {
+        let lease = client.grant(std::time::Duration::from_secs(60), 0).await;
+        let lease = lease.expect("grant").id;
+        client.renew(lease).await.expect("renewal");
+        (lease, client.watch(Watch::key("k")).await.expect("watch"))
+    });
+    drop(first);
+    runtime().block_on(crate::within(async {
+        watcher.next().await.expect_err("its task is gone");
+        assert!(client.renew(lease).await.expect("renewal").is_some());
+        let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+        let revision = put(&client, "k", "").await;
+        assert_eq!(watcher.next().await.expect("event").revision, revision);
+    }));
 }
