@@ -1,4 +1,5 @@
 // Drives a running cluster with Go's own etcd client and fails at the first thing that is not as clientv3 promises.
+// As `contend WAY ENDPOINTS NAME TURNS [stay]` it is a contender of a trial across languages.
 package main
 
 import (
@@ -7,6 +8,8 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +33,12 @@ func require(what string, holds bool) {
 }
 
 func main() {
+	if len(os.Args) >= 6 && os.Args[1] == "contend" {
+		turns, err := strconv.Atoi(os.Args[5])
+		check("turns", err)
+		contend(os.Args[2], strings.Split(os.Args[3], ","), os.Args[4], turns, slices.Contains(os.Args[6:], "stay"))
+		return
+	}
 	endpoints := strings.Split(os.Args[1], ",")
 	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second})
 	check("connect", err)
