@@ -7,11 +7,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_proto::etcdserverpb::{PutRequest, RangeRequest};
+use baton_proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
 use baton_proto::log::{self, command::Op};
 use baton_state_machine::{Response, RowChange, Table};
 use batond::apply_loop::APPLIED_KEY;
 use batond::core::{Core, Identity};
+use batond::line::{self, Line, Place};
 use batond::node::{Node, NodeOptions, Parts};
 use batond::raft::{RaftOptions, seeded};
 use batond::sim::SimNet;
@@ -86,6 +87,7 @@ struct Member {
     disk: TestDisk,
     store: MemStore,
     node: Option<Node>,
+    line: Option<Line>,
 }
 
 struct Cluster {
@@ -136,6 +138,7 @@ impl Cluster {
                 },
                 store: MemStore::new(),
                 node: None,
+                line: None,
             };
             cluster.members.lock().insert(id, member);
         }
@@ -182,7 +185,12 @@ impl Cluster {
             .await
             .expect("a member whose synced data is whole starts");
         self.net.serve(id, node.acceptor().clone().into_accept());
-        self.members.lock().get_mut(&id).unwrap().node = Some(node);
+        let (line, clean) = Line::new(node.core().clone());
+        tokio::spawn(seeded(seed ^ 0x11fe, clean));
+        let mut members = self.members.lock();
+        let member = members.get_mut(&id).unwrap();
+        member.line = Some(line);
+        member.node = Some(node);
     }
 
     /// The power of one member fails.
@@ -201,6 +209,7 @@ impl Cluster {
                 self.net.note(("wipe", id));
                 member.store.wipe();
             }
+            member.line = None;
             member.node.take()
         };
         if let Some(node) = node {
@@ -585,6 +594,129 @@ fn a_member_without_its_state_gives_up_entries_that_only_it_has_and_starts() {
         core.read_barrier().await.expect("it serves reads");
         assert_eq!(all_keys(&core).len(), 450);
     });
+}
+
+/// What contenders for one lock know of each other, which no cluster tells them.
+#[derive(Default)]
+struct Ledger {
+    holder: Option<u64>,
+    /// The token of the last hold.
+    token: i64,
+    holds: usize,
+    given_up: usize,
+}
+
+/// Stands in line on some member until it holds the lock; `None` where it gave up, or the member failed.
+async fn try_hold(cluster: &Cluster, lease: i64, patience: Duration) -> Option<Place> {
+    let member = cluster.net.draw(1..MEMBERS + 1);
+    let line = cluster.members.lock()[&member].line.clone()?;
+    let core = cluster.core(member)?;
+    let mut stopping = core.stopping();
+    let held = async {
+        let place = line.enter(b"job", lease, None).await.ok()?;
+        if !place.is_first {
+            line.wait(&place).await.ok()?;
+        }
+        Some(place)
+    };
+    tokio::select! {
+        held = tokio::time::timeout(patience, held) => held.ok()?,
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    }
+}
+
+/// Holds the lock for a while, and releases it for certain.
+async fn hold_and_release(cluster: &Cluster, ledger: &Mutex<Ledger>, lease: i64, place: Place) {
+    let me = lease.unsigned_abs();
+    {
+        let mut ledger = ledger.lock();
+        assert_eq!(ledger.holder, None, "{me} holds what another holds");
+        let (token, last) = (place.create_revision, ledger.token);
+        assert!(token > last, "token {token} after {last}");
+        ledger.holder = Some(me);
+        ledger.token = token;
+        ledger.holds += 1;
+    }
+    cluster.net.note(("holds", me, place.create_revision));
+    place.stay.keep();
+    let (key, token) = (place.key.clone(), place.create_revision);
+    drop(place);
+    tokio::time::sleep(Duration::from_millis(cluster.net.draw(1..50))).await;
+    ledger.lock().holder = None;
+    loop {
+        let member = cluster.net.draw(1..MEMBERS + 1);
+        if let Some(core) = cluster.core(member) {
+            let release = Op::Txn(line::delete_if_created(&key, token));
+            match core.propose(release).await {
+                Ok(committed) => {
+                    let Response::Txn(response) = committed.response else {
+                        panic!("a transaction answers as one");
+                    };
+                    assert!(
+                        response.succeeded || line::found(&response).is_none(),
+                        "{me} alone has a key of that name"
+                    );
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
+
+async fn contend(cluster: Arc<Cluster>, ledger: Arc<Mutex<Ledger>>, lease: i64, until: Instant) {
+    while Instant::now() < until {
+        let patience = Duration::from_millis(cluster.net.draw(0..4000));
+        match try_hold(&cluster, lease, patience).await {
+            Some(place) => hold_and_release(&cluster, &ledger, lease, place).await,
+            None => ledger.lock().given_up += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(cluster.net.draw(1..100))).await;
+    }
+    // Whatever a call that failed has left behind, the last hold ends.
+    loop {
+        if let Some(place) = try_hold(&cluster, lease, 100 * ELECTION).await {
+            return hold_and_release(&cluster, &ledger, lease, place).await;
+        }
+        tokio::time::sleep(ELECTION).await;
+    }
+}
+
+#[test]
+fn a_lock_has_one_holder_in_order_and_no_key_too_many_through_partitions_and_crashes() {
+    for seed in 0..4 {
+        with_cluster(seed, |cluster| async move {
+            let core = cluster.core(cluster.leader()).unwrap();
+            let ledger = Arc::new(Mutex::new(Ledger::default()));
+            let end = Instant::now() + Duration::from_secs(40);
+            let mut contenders = Vec::new();
+            for lease in 1..=6 {
+                let grant = LeaseGrantRequest {
+                    id: lease,
+                    ttl: 100_000,
+                };
+                core.propose(Op::LeaseGrant(grant)).await.expect("a lease");
+                let contend = contend(cluster.clone(), ledger.clone(), lease, end);
+                contenders.push(tokio::spawn(seeded(lease.unsigned_abs(), contend)));
+            }
+            disturb(&cluster, end).await;
+            for contender in contenders {
+                let done = tokio::time::timeout(200 * ELECTION, contender).await;
+                done.expect("the lock goes on")
+                    .expect("all that is promised holds");
+            }
+            // Attempts of which nothing was heard have their time.
+            tokio::time::sleep(20 * ELECTION).await;
+            let core = cluster.core(cluster.leader()).unwrap();
+            core.read_barrier().await.expect("it serves reads");
+            assert_eq!(all_keys(&core), BTreeMap::new(), "seed {seed}");
+            let ledger = ledger.lock();
+            assert!(
+                ledger.holds > 50 && ledger.given_up > 10,
+                "seed {seed} tried too little"
+            );
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]

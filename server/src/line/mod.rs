@@ -209,10 +209,11 @@ impl Line {
             lease,
             value,
         };
-        let (tx, entered) = oneshot::channel();
+        let (mut caller, entered) = oneshot::channel();
         tokio::spawn(async move {
+            let place = entrance.pass(stay, &mut caller).await;
             // Nobody there to take the place: it goes with its stay.
-            let _ = tx.send(entrance.pass(stay).await);
+            let _ = caller.send(place);
         });
         entered.await.unwrap_or(Err(ProposeError::Stopped))
     }
@@ -239,7 +240,9 @@ impl Line {
                 let behind_holder = state.first_created(&place.directory) == Some(before);
                 (self.core.wakes().register(keys), behind_holder)
             };
-            freed_at = wake.woken().await.filter(|_| behind_holder);
+            // What was told of may be the deletion of an older key of that name.
+            let told = wake.woken().await;
+            freed_at = told.filter(|at| behind_holder && *at > place.create_revision);
         }
     }
 }
@@ -266,12 +269,21 @@ struct Looked {
 }
 
 impl Entrance {
-    async fn pass(self, mut stay: Stay) -> Result<Place, ProposeError> {
+    /// A caller that went away may stand in line again on another member, with the same key, before this
+    /// is over. So a key that is found without a caller is left alone: it is not this call's.
+    async fn pass(
+        self,
+        mut stay: Stay,
+        caller: &mut oneshot::Sender<Result<Place, ProposeError>>,
+    ) -> Result<Place, ProposeError> {
         let begun_at = self.core.state().read().revision();
         loop {
-            let looked = self.create().await?;
+            let (looked, has_lost) = self.create(caller).await?;
             let mut mod_revision = looked.mod_revision;
             if !looked.is_created {
+                if caller.is_closed() {
+                    return Err(ProposeError::Superseded);
+                }
                 match self.rewrite(mod_revision).await {
                     Ok(Some(revision)) => mod_revision = revision,
                     // Somebody was faster.
@@ -280,12 +292,12 @@ impl Entrance {
                     Err(error) => return Err(error),
                 }
             }
-            // What came into being since may be the work of an attempt of which nothing was heard.
-            let is_older = !looked.is_created && looked.create_revision <= begun_at;
+            // An attempt of which nothing can be heard any more may have made it.
+            let is_own = looked.is_created || has_lost && looked.create_revision > begun_at;
             stay.entered(Claim {
                 create_revision: looked.create_revision,
                 mod_revision,
-                held_before: is_older && looked.is_first,
+                held_before: looked.is_first && !is_own,
             });
             return Ok(Place {
                 key: self.key,
@@ -298,25 +310,39 @@ impl Entrance {
         }
     }
 
-    /// Creates the key if it is missing, looks at it if not.
+    /// Creates the key if it is missing, looks at it if not. Tells too whether attempts were lost whose
+    /// outcome will never be known.
     ///
-    /// An attempt that is not heard of is made again, which changes nothing if the first took effect. It
-    /// may still do so later, when the key was made and removed again by then; that second one is
-    /// removed.
-    async fn create(&self) -> Result<Looked, ProposeError> {
+    /// An attempt that is not heard of for long is made again, which changes nothing if the first took
+    /// effect. It may still do so later, when the key was made and removed again by then; that second one
+    /// is removed. Without a caller no further attempt is made.
+    async fn create(
+        &self,
+        caller: &mut oneshot::Sender<Result<Place, ProposeError>>,
+    ) -> Result<(Looked, bool), ProposeError> {
         let op = Op::Txn(self.create_if_missing());
         let patience = self.core.identity().request_timeout;
         let superseded = Arc::new(AtomicBool::new(false));
         let mut attempts = FuturesUnordered::new();
+        let mut has_lost = false;
         let known = loop {
-            if attempts.len() < ATTEMPTS_MAX {
+            if attempts.len() < ATTEMPTS_MAX && !caller.is_closed() {
                 let (core, op, superseded) = (self.core.clone(), op.clone(), superseded.clone());
                 attempts.push(async move { core.propose_until_known(op, &superseded).await });
             }
-            match tokio::time::timeout(patience, attempts.next()).await {
-                Ok(Some(Err(error))) if error.is_unknown() => {}
-                Ok(Some(known)) => break known,
-                Ok(None) | Err(_) => {}
+            if attempts.is_empty() {
+                break Err(ProposeError::Superseded);
+            }
+            tokio::select! {
+                biased;
+                Some(known) = attempts.next() => match known {
+                    Err(error) if error.is_unknown() => has_lost = true,
+                    known => break known,
+                },
+                () = caller.closed(), if !superseded.load(Ordering::Relaxed) => {
+                    superseded.store(true, Ordering::Relaxed);
+                }
+                () = tokio::time::sleep(patience) => {}
             }
         };
         superseded.store(true, Ordering::Relaxed);
@@ -336,7 +362,7 @@ impl Entrance {
                 }
             });
         }
-        known.and_then(Looked::of)
+        Ok((Looked::of(known?)?, has_lost))
     }
 
     fn create_if_missing(&self) -> TxnRequest {

@@ -146,3 +146,161 @@ impl Drop for Stay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct World {
+        stays: Arc<Stays>,
+        removals: mpsc::UnboundedReceiver<Removal>,
+        stopping: watch::Sender<bool>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (tx, removals) = mpsc::unbounded_channel();
+            let stopping = watch::Sender::new(false);
+            Self {
+                stays: Stays::new(tx, stopping.subscribe()),
+                removals,
+                stopping,
+            }
+        }
+
+        fn join(&self) -> Stay {
+            self.stays.join(Bytes::from_static(b"job/1"))
+        }
+
+        /// A call that made the key, or wrote it again, at `mod_revision`.
+        fn enter(&self, create_revision: i64, mod_revision: i64) -> Stay {
+            let mut stay = self.join();
+            stay.entered(Claim {
+                create_revision,
+                mod_revision,
+                held_before: false,
+            });
+            stay
+        }
+
+        /// A call that found the key held.
+        fn find_held(&self, create_revision: i64, mod_revision: i64) -> Stay {
+            let mut stay = self.join();
+            stay.entered(Claim {
+                create_revision,
+                mod_revision,
+                held_before: true,
+            });
+            stay
+        }
+
+        /// The modifications of the key that are to be removed.
+        fn removed(&mut self) -> Vec<i64> {
+            std::iter::from_fn(|| self.removals.try_recv().ok())
+                .map(|removal| removal.mod_revision)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_has_its_key_removed() {
+        let mut world = World::new();
+        drop(world.enter(5, 5));
+        assert_eq!(world.removed(), [5]);
+    }
+
+    #[test]
+    fn a_call_that_never_had_a_key_has_none_removed() {
+        let mut world = World::new();
+        drop(world.join());
+        assert!(world.removed().is_empty());
+    }
+
+    #[test]
+    fn a_key_that_a_client_was_told_of_stays() {
+        let mut world = World::new();
+        let stay = world.enter(5, 5);
+        stay.keep();
+        drop(stay);
+        assert!(world.removed().is_empty());
+    }
+
+    #[test]
+    fn the_last_call_to_leave_has_the_key_removed_as_it_was_written_last() {
+        let mut world = World::new();
+        let first = world.enter(5, 5);
+        let second = world.enter(5, 8);
+        drop(second);
+        assert!(world.removed().is_empty());
+        drop(first);
+        assert_eq!(world.removed(), [8]);
+    }
+
+    #[test]
+    fn a_call_whose_outcome_is_not_known_yet_counts_as_there() {
+        let mut world = World::new();
+        let entering = world.join();
+        drop(world.enter(5, 5));
+        assert!(world.removed().is_empty());
+        drop(entering);
+        assert_eq!(world.removed(), [5]);
+    }
+
+    #[test]
+    fn a_key_that_was_held_before_is_not_removed() {
+        let mut world = World::new();
+        drop(world.find_held(5, 8));
+        assert!(world.removed().is_empty());
+    }
+
+    #[test]
+    fn a_key_held_by_a_call_that_is_not_answered_yet_was_not_held_before() {
+        for finder_first in [true, false] {
+            let mut world = World::new();
+            let (maker, finder) = if finder_first {
+                let mut maker = world.join();
+                let finder = world.find_held(5, 8);
+                maker.entered(Claim {
+                    create_revision: 5,
+                    mod_revision: 5,
+                    held_before: false,
+                });
+                (maker, finder)
+            } else {
+                (world.enter(5, 5), world.find_held(5, 8))
+            };
+            drop(finder);
+            drop(maker);
+            assert_eq!(world.removed(), [8], "finder first: {finder_first}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_one_call_keeps_the_key_whatever_becomes_of_the_other() {
+        let mut world = World::new();
+        let (maker, finder) = (world.enter(5, 5), world.find_held(5, 8));
+        finder.keep();
+        drop(finder);
+        drop(maker);
+        assert!(world.removed().is_empty());
+    }
+
+    #[test]
+    fn an_answer_about_an_older_key_does_not_keep_a_younger_one() {
+        let mut world = World::new();
+        let old = world.enter(5, 5);
+        let young = world.enter(9, 9);
+        old.keep();
+        drop((old, young));
+        assert_eq!(world.removed(), [9]);
+    }
+
+    #[test]
+    fn a_stopping_member_leaves_keys_in_place() {
+        let mut world = World::new();
+        let stay = world.enter(5, 5);
+        world.stopping.send_replace(true);
+        drop(stay);
+        assert!(world.removed().is_empty());
+    }
+}

@@ -101,3 +101,68 @@ impl<const N: usize> Drop for Registered<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::mvccpb::KeyValue;
+    use baton_state_machine::Event;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn event(revision: i64, key: &'static str, kind: EventKind) -> Arc<RevisionEvents> {
+        let kv = KeyValue {
+            key: key.into(),
+            mod_revision: revision,
+            ..KeyValue::default()
+        };
+        Arc::new(RevisionEvents {
+            revision,
+            events: vec![Event {
+                kind,
+                kv,
+                prev_kv: None,
+            }],
+        })
+    }
+
+    #[test]
+    fn whoever_waits_for_a_key_is_told_when_it_is_deleted_and_of_nothing_else() {
+        let wakes = Arc::new(Wakes::default());
+        let waiter = wakes.register(["a/1".into(), "a/2".into()]);
+        wakes.deleted(&[
+            event(3, "a/1", EventKind::Put),
+            event(4, "a/3", EventKind::Delete),
+            event(5, "a/", EventKind::Delete),
+            event(6, "a/11", EventKind::Delete),
+        ]);
+        assert_eq!(waiter.woken().now_or_never(), None);
+        wakes.deleted(&[event(7, "a/2", EventKind::Delete)]);
+        assert_eq!(waiter.woken().now_or_never(), Some(Some(7)));
+    }
+
+    #[test]
+    fn all_who_wait_for_a_key_are_told() {
+        let wakes = Arc::new(Wakes::default());
+        let waiters: Vec<_> = (0..3).map(|_| wakes.register(["a/1".into()])).collect();
+        wakes.deleted(&[event(7, "a/1", EventKind::Delete)]);
+        for waiter in waiters {
+            assert_eq!(waiter.woken().now_or_never(), Some(Some(7)));
+        }
+    }
+
+    #[test]
+    fn when_the_state_is_replaced_everyone_looks_again() {
+        let wakes = Arc::new(Wakes::default());
+        let waiter = wakes.register(["a/1".into()]);
+        wakes.all();
+        assert_eq!(waiter.woken().now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn whoever_goes_away_is_forgotten() {
+        let wakes = Arc::new(Wakes::default());
+        drop(wakes.register(["a/1".into(), "a/2".into()]));
+        assert!(wakes.waiting.lock().is_empty());
+    }
+}

@@ -9,5 +9,6 @@ mod members;
 mod ranges;
 mod reference;
 mod txns;
+mod waiters_cost;
 mod world;
 mod writes;
