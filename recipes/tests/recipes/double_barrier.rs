@@ -7,7 +7,7 @@ use baton_recipes::{DoubleBarrier, EnterError, Error, Inside, Session};
 use tokio::task::JoinHandle;
 
 use crate::proxy::Fate;
-use crate::support::{LIMIT, Server, on_both, puts, watching};
+use crate::support::{Server, limit, on_both, puts, watching};
 
 const ROOT: &str = "baton.recipes/double-barrier/stage/";
 const MEMBERS: &str = "baton.recipes/double-barrier/stage/member/";
@@ -328,6 +328,6 @@ on_both! {
 }
 
 async fn through(client: &Client, me: &str) -> DoubleBarrier {
-    let session = Session::open(client, LIMIT).await.unwrap();
+    let session = Session::open(client, limit()).await.unwrap();
     member_of(&session, me)
 }

@@ -1,10 +1,12 @@
 //! The recipes against running servers: Baton, and a real etcd where one is installed.
 
+mod barrier;
 mod double_barrier;
 mod election;
 mod mutex;
 mod proxy;
 mod queue;
+mod queue_storm;
 mod session;
 mod storm;
 mod support;

@@ -109,6 +109,8 @@ impl Proxy {
 
 async fn accept(listener: TcpListener, shared: std::sync::Weak<Shared>) {
     while let Ok((connection, _)) = listener.accept().await {
+        // Else an answer of several frames waits for the client's delayed acknowledgement, 40 ms.
+        connection.set_nodelay(true).unwrap();
         let Some(shared) = shared.upgrade() else {
             return;
         };

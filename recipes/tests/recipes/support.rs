@@ -8,8 +8,9 @@ use baton_client::pb::request_op::Request;
 use baton_client::{Client, Get, Watch, pb};
 use baton_recipes::Session;
 use prost::Message;
+use tokio::sync::watch;
 
-use crate::proxy::Proxy;
+use crate::proxy::{Fate, Proxy};
 
 /// What turns a hang into a failure.
 pub fn limit() -> Duration {
@@ -89,6 +90,18 @@ impl Server {
     pub async fn revoke(&self, session: &Session) {
         self.client.revoke(session.id().lease()).await.unwrap();
     }
+}
+
+/// How many streams of watches were opened.
+pub fn watching(proxy: &Proxy) -> watch::Receiver<usize> {
+    let (streams, receiver) = watch::channel(0);
+    proxy.rule(move |path, _| {
+        if path.ends_with("/Watch") {
+            streams.send_modify(|streams| *streams += 1);
+        }
+        Fate::Pass
+    });
+    receiver
 }
 
 /// Whether a call is a transaction that would put a key that begins with `prefix`.
