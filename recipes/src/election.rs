@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
 use baton_client::mvccpb::{KeyValue, event::EventType};
-use baton_client::{Client, Get, Notification, Watch, WatchError};
+use baton_client::{Client, Get, Notification, Watch, WatchError, Watcher};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tokio::sync::{oneshot, watch};
@@ -105,6 +105,7 @@ impl Election {
             client: self.session.client().clone(),
             name: self.name.clone(),
             told: Told::Nothing,
+            watcher: None,
             ahead: VecDeque::new(),
             seen: None,
         };
@@ -249,6 +250,8 @@ struct Observer {
     client: Client,
     name: Name,
     told: Told,
+    /// Of what can change that.
+    watcher: Option<Watcher>,
     /// To be told next.
     ahead: VecDeque<LeaderEvent>,
     /// The revision everything up to `ahead` is known at. None before the first look.
@@ -284,6 +287,7 @@ impl Observer {
     }
 
     async fn look(&mut self) -> Result<(), baton_client::Error> {
+        self.watcher = None;
         let first = Get::prefix(self.name.prefix()).first_created();
         let mut answer = self.client.get(first).await?;
         let revision = answer.header.map_or(0, |header| header.revision);
@@ -295,18 +299,22 @@ impl Observer {
 
     /// Waits for a change behind the revision seen.
     async fn watch(&mut self, seen: i64) -> Result<(), WatchError> {
-        let watch = match &self.told {
-            Told::Leader { key, .. } => Watch::key(key),
-            _ => Watch::prefix(self.name.prefix()).puts(),
-        };
-        let mut watcher = self.client.watch(watch.from(seen + 1)).await?;
-        loop {
-            let told = watcher.next().await?;
-            self.seen = Some(told.revision);
-            if !told.events.is_empty() {
-                break self.changed(told).await;
+        let watcher = match &mut self.watcher {
+            Some(watcher) => watcher,
+            none => {
+                let watch = match &self.told {
+                    Told::Leader { key, .. } => Watch::key(key),
+                    _ => Watch::prefix(self.name.prefix()).puts(),
+                };
+                none.insert(self.client.watch(watch.from(seen + 1)).await?)
             }
+        };
+        let told = watcher.next().await?;
+        self.seen = Some(told.revision);
+        if told.events.is_empty() {
+            return Ok(());
         }
+        self.changed(told).await
     }
 
     async fn changed(&mut self, told: Notification) -> Result<(), WatchError> {

@@ -224,6 +224,15 @@ on_both! {
         }
     }
 
+    /// Appendix B, row 13, within one session.
+    async fn a_lock_is_free_to_its_own_session_once_its_release_was_acknowledged(server: Server) {
+        let session = server.session().await;
+        for _ in 0..50 {
+            let guard = session.mutex("m").try_lock().await.unwrap();
+            guard.expect("it is free").release().await.unwrap();
+        }
+    }
+
     async fn a_try_on_a_lock_that_is_held_never_stands_in_line(server: Server) {
         let (a, b) = (server.session().await, server.session().await);
         let guard = a.mutex("m").lock().await.unwrap();
@@ -458,5 +467,20 @@ on_both! {
         assert!(error.to_string().contains("remove the key"), "{error}");
         server.client.delete(Delete::key("m/x")).await.unwrap();
         drop(waiter.await.unwrap().unwrap());
+    }
+
+    async fn whoever_asks_the_lock_service_stands_in_the_same_line(server: Server) {
+        let (a, b) = (server.session().await, server.session().await);
+        let guard = a.mutex("m").lock().await.unwrap();
+        let lease = server.client.grant(Duration::from_secs(60), 0).await.unwrap().id;
+        let client = server.client.clone();
+        let second = tokio::spawn(async move { client.lock("m", lease, None).await });
+        server.counted("m/", 2).await;
+        let third = waiting(&b, "m").await;
+        guard.release().await.unwrap();
+        let second = second.await.unwrap().unwrap();
+        assert!(!third.is_finished());
+        server.client.unlock(&second.key).await.unwrap();
+        third.await.unwrap().unwrap().release().await.unwrap();
     }
 }
