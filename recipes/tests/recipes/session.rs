@@ -31,7 +31,7 @@ on_both! {
 
     /// Appendix B, row 19.
     async fn renewals_stop_when_the_last_handle_is_dropped_and_the_lease_goes(server: Server) {
-        let session = server.session().await;
+        let session = server.unaware_session().await;
         bound_key(&server.client, "k", &session).await;
         let guard = session.mutex("m").lock().await.unwrap();
         drop(session);
