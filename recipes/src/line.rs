@@ -13,6 +13,7 @@
 //! was answered, that costs a comparison.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_client::mvccpb::{KeyValue, event::EventType};
 use baton_client::{
@@ -23,6 +24,9 @@ use bytes::Bytes;
 
 use crate::session::{Retry, Shared};
 use crate::{Error, LossReason, Name, Token};
+
+/// A hold that is shorter than this is over before it would be worth a watch of its key.
+const UNWATCHED: Duration = Duration::from_millis(5);
 
 /// What a waiter does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -342,6 +346,9 @@ impl Line {
     pub(crate) async fn hold_ends(&mut self, place: &mut Place) -> LossReason {
         let mut lost = self.shared.lost();
         let ends = async {
+            if self.own.is_none() {
+                tokio::time::sleep(UNWATCHED).await;
+            }
             let mut retry = Retry::new();
             loop {
                 let result = match self.own_watch(place.seen + 1).await {
