@@ -1,23 +1,28 @@
 //! The commands, and how a command line becomes one.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
+use baton_client::Client;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    alarm, auth, completion, endpoint, kv, lease, maintenance, member, txn, version, watch,
+    alarm, auth, completion, elect, endpoint, kv, lease, lock, maintenance, member, txn, version, watch,
 };
-use crate::connection::Connection;
 use crate::failure::{Failure, Result};
-use crate::flags::{self, Flags};
+use crate::flags::{self, Flags, Limits};
 use crate::output::{self, Output, complain};
 
 /// What a command works with.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The members.
-    pub connection: Connection,
+    /// The cluster.
+    pub client: Client,
+    /// Time for a command that does not wait by nature.
+    pub command_timeout: Duration,
+    /// What may be sent and received.
+    pub limits: Limits,
     /// Where answers go.
     pub output: Output,
 }
@@ -28,7 +33,6 @@ pub struct Context {
     name = "batonctl",
     version,
     disable_version_flag = true,
-    infer_subcommands = true,
     subcommand_required = true,
     max_term_width = 100,
     after_help = "\
@@ -60,6 +64,8 @@ enum Command {
     Watch(watch::Watch),
     #[command(subcommand)]
     Lease(lease::Lease),
+    Lock(lock::Lock),
+    Elect(elect::Elect),
     #[command(subcommand)]
     Member(member::Member),
     Endpoint(endpoint::Endpoint),
@@ -97,7 +103,9 @@ pub async fn run() -> Result<()> {
         _ => {}
     }
     let context = Context {
-        connection: Connection::new(flags.settings()?),
+        client: flags.client()?,
+        command_timeout: flags.command_timeout,
+        limits: flags.limits(),
         output: flags.output()?,
     };
     match command {
@@ -108,6 +116,8 @@ pub async fn run() -> Result<()> {
         Command::Compaction(compaction) => compaction.run(&context).await,
         Command::Watch(watch) => watch.run(&context).await,
         Command::Lease(lease) => lease.run(&context).await,
+        Command::Lock(lock) => lock.run(&context).await,
+        Command::Elect(elect) => elect.run(&context).await,
         Command::Member(member) => member.run(&context).await,
         Command::Endpoint(endpoint) => endpoint.run(&context).await,
         Command::Alarm(alarm) => alarm.run(&context).await,

@@ -3,9 +3,12 @@
 pub mod alarm;
 pub mod auth;
 pub mod completion;
+pub mod elect;
 pub mod endpoint;
+mod hold;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod member;
 pub mod txn;

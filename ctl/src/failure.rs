@@ -12,6 +12,10 @@ pub const INVALID_INPUT: u8 = 3;
 pub const BAD_FEATURE: u8 = 4;
 /// A watch or a transfer ended before its time.
 pub const INTERRUPTED: u8 = 5;
+/// A lock or a lead was not obtained.
+pub const NOT_OBTAINED: u8 = 75;
+/// A lock or a lead was lost, or a fenced write came too late.
+pub const LOST: u8 = 76;
 /// Arguments that make no sense.
 pub const BAD_ARGUMENTS: u8 = 128;
 
@@ -69,6 +73,44 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::error(status_text(&status))
+    }
+}
+
+impl From<baton_client::Error> for Failure {
+    fn from(error: baton_client::Error) -> Self {
+        use baton_client::Error::{Refused, Unavailable, Unknown};
+        match error {
+            Refused(refusal) => {
+                // Without a token there is no connection.
+                let is_login = refusal.message
+                    == "etcdserver: authentication failed, invalid user ID or password";
+                let failure = Self::from(Status::new(refusal.code, refusal.message));
+                failure.with_code(if is_login { BAD_CONNECTION } else { ERROR })
+            }
+            Unavailable { waited, last } => Self::error(format!(
+                "context deadline exceeded: no endpoint could be reached within {}: {last}\n{NAME_ENDPOINTS}",
+                crate::go::duration(crate::guard::rounded(waited))
+            )),
+            Unknown { reason } => Self::error(format!(
+                "{reason} (no answer came back: it is not known whether this was carried out)"
+            )),
+            error => Self::error(error.to_string()),
+        }
+    }
+}
+
+const NAME_ENDPOINTS: &str = "Is the server running? Name its endpoints with --endpoints=HOST:PORT,... or in BATONCTL_ENDPOINTS.";
+
+impl From<baton_recipes::Error> for Failure {
+    fn from(error: baton_recipes::Error) -> Self {
+        match error {
+            baton_recipes::Error::Client(error) => error.into(),
+            error @ baton_recipes::Error::Invalid(_) => Self::arguments(error.to_string()),
+            error @ (baton_recipes::Error::Lost(_) | baton_recipes::Error::Stale { .. }) => {
+                Self::new(LOST, error.to_string())
+            }
+            error => Self::error(error.to_string()),
+        }
     }
 }
 

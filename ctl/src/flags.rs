@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use baton_client::{Client, Credentials, Options};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Parser};
+use prost::Message;
+use tonic::Status;
 
-use crate::connection::{Credentials, Settings};
 use crate::failure::{BAD_FEATURE, Failure, Result};
 use crate::go;
 use crate::output::{Format, Output};
@@ -59,10 +61,6 @@ pub struct Flags {
     #[arg(long, global = true, hide = true, help_heading = CONNECTION)]
     pub password: Option<String>,
 
-    /// A token made elsewhere, instead of --user
-    #[arg(long, global = true, hide = true, help_heading = CONNECTION)]
-    pub auth_jwt_token: Option<String>,
-
     /// Format of answers: simple, json, fields, table or protobuf
     #[arg(short, long, global = true, default_value = "simple", help_heading = OUTPUT)]
     pub write_out: String,
@@ -90,40 +88,74 @@ impl Flags {
         Ok(Output::new(format, self.hex))
     }
 
-    /// How members are reached. Asks for a password where a user has none.
-    pub fn settings(&self) -> Result<Settings> {
-        let mut endpoints: Vec<String> = self
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.trim().to_owned())
-            .collect();
-        endpoints.retain(|endpoint| !endpoint.is_empty());
-        Ok(Settings {
-            endpoints,
-            dial_timeout: self.dial_timeout,
-            command_timeout: self.command_timeout,
+    /// A client of the cluster.
+    pub fn client(&self) -> Result<Client> {
+        let options = Options {
+            connect_timeout: self.dial_timeout,
+            request_timeout: self.command_timeout,
             keep_alive: self.keepalive_time.max(LEAST_KEEP_ALIVE),
             keep_alive_timeout: self.keepalive_timeout,
-            max_request: self.max_request_bytes,
-            max_answer: self.max_recv_bytes,
             credentials: self.credentials()?,
-        })
+            ..Default::default()
+        };
+        Ok(Client::with_options(self.endpoints(), options)?)
     }
 
-    fn credentials(&self) -> Result<Credentials> {
-        if let Some(token) = &self.auth_jwt_token {
-            return Ok(Credentials::Token(token.clone()));
-        }
+    fn endpoints(&self) -> Vec<String> {
+        let endpoints = self.endpoints.iter().map(|endpoint| endpoint.trim());
+        endpoints
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>> {
         let Some(user) = &self.user else {
-            return Ok(Credentials::None);
+            return Ok(None);
         };
-        let (name, password) = match (&self.password, user.split_once(':')) {
+        let (user, password) = match (&self.password, user.split_once(':')) {
             (Some(password), _) => (user.clone(), password.clone()),
             (None, Some((name, password))) => (name.to_owned(), password.to_owned()),
             (None, None) => (user.clone(), crate::terminal::ask("Password: ")?),
         };
-        Ok(Credentials::Password(name, password))
+        Ok(Some(Credentials { user, password }))
     }
+
+    /// What may be sent and received.
+    pub fn limits(&self) -> Limits {
+        let or = |limit: usize, default: usize| if limit == 0 { default } else { limit };
+        Limits {
+            request: or(self.max_request_bytes, 2 << 20),
+            answer: or(self.max_recv_bytes, usize::MAX),
+        }
+    }
+}
+
+/// Sizes of messages on keys, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    request: usize,
+    answer: usize,
+}
+
+impl Limits {
+    /// Refuses a request that is too large before it is sent.
+    pub fn check_request(&self, request: &impl Message) -> Result<()> {
+        check("trying to send", request.encoded_len(), self.request)
+    }
+
+    /// Refuses an answer that is too large.
+    pub fn check_answer(&self, answer: &impl Message) -> Result<()> {
+        check("received", answer.encoded_len(), self.answer)
+    }
+}
+
+fn check(what: &str, size: usize, limit: usize) -> Result<()> {
+    if size > limit {
+        let text = format!("{what} message larger than max ({size} vs. {limit})");
+        return Err(Status::resource_exhausted(text).into());
+    }
+    Ok(())
 }
 
 /// Servers may hang up on clients that ping more often. etcdctl's default is below it, and its library raises it.
@@ -224,5 +256,30 @@ pub fn as_in_go(command: Command) -> Command {
             .value_name("BOOL")
             .value_parser(go::parse_bool)
     });
-    command.mut_subcommands(as_in_go)
+    with_short_names(command.mut_subcommands(as_in_go))
+}
+
+/// Commands are found by as many of their letters as tell them apart. Not where a name of the user's can stand in
+/// the same place.
+fn with_short_names(mut command: Command) -> Command {
+    if command.is_args_conflicts_with_subcommands_set() {
+        return command;
+    }
+    let names: Vec<String> = command
+        .get_subcommands()
+        .flat_map(|command| command.get_name_and_visible_aliases())
+        .map(str::to_owned)
+        .collect();
+    for name in &names {
+        for length in 1..name.len() {
+            let short = &name[..length];
+            let meant = names.iter().filter(|other| other.starts_with(short));
+            if meant.count() == 1 && command.find_subcommand(short).is_none() {
+                // The command tree is made once and lives as long as the process.
+                let short: &'static str = short.to_owned().leak();
+                command = command.mut_subcommand(name, |command| command.alias(short));
+            }
+        }
+    }
+    command
 }

@@ -3,16 +3,20 @@
 
 mod cli;
 mod commands;
-mod connection;
 mod failure;
 mod flags;
 mod go;
+mod guard;
 mod output;
+mod supervise;
 mod terminal;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = guard::run_if_asked() {
+        return ExitCode::from(code);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -14,6 +14,8 @@ use std::time::Duration;
 use baton_proto::etcdserverpb as pb;
 use prost::Message;
 
+pub use json::{Object, Value};
+
 use crate::failure::{BAD_FEATURE, Failure, Result};
 
 /// How answers are printed.
@@ -113,6 +115,11 @@ impl Output {
         }
     }
 
+    /// In JSON.
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// In which format.
     pub fn format(&self) -> Format {
         self.format
@@ -137,6 +144,47 @@ impl Output {
         }
         print(&out)
     }
+}
+
+/// A column, and which side its cells are on.
+#[derive(Clone, Copy, Debug)]
+pub enum Column {
+    /// At the left.
+    Text(&'static str),
+    /// At the right.
+    Number(&'static str),
+}
+
+impl Column {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Text(title) | Self::Number(title) => title,
+        }
+    }
+}
+
+/// Prints what etcdctl does not know: a drawn table, or columns for people.
+pub fn table_or_columns(output: &Output, columns: &[Column], rows: Vec<Vec<String>>) -> Result<()> {
+    let mut out = Vec::new();
+    match output.format {
+        Format::Table => {
+            let titles: Vec<&str> = columns.iter().map(|column| column.title()).collect();
+            table::draw(&mut out, &titles, &rows);
+        }
+        Format::Simple => table::columns(&mut out, columns, &rows),
+        Format::Fields => return Err(unsupported("fields")),
+        Format::Protobuf => return Err(unsupported("protobuf")),
+        Format::Json => return Err(unsupported("json")),
+    }
+    print(&out)
+}
+
+/// Prints one line of JSON.
+pub fn json_line(write: impl FnOnce(Value<'_>)) -> Result<()> {
+    let mut out = Vec::new();
+    write(Value(&mut out));
+    out.push(b'\n');
+    print(&out)
 }
 
 /// Writes to standard output at once.

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use baton_proto::etcdserverpb as pb;
 use clap::Subcommand;
 use pb::alarm_request::AlarmAction;
-use pb::maintenance_client::MaintenanceClient;
 
 use crate::cli::Context;
 use crate::failure::{Failure, Result};
@@ -36,32 +35,20 @@ impl Alarm {
             let text = format!("alarm {name} command accepts no arguments");
             return Err(Failure::arguments(text));
         }
-        let raised = list(context).await?;
+        let client = &context.client;
+        let raised = client
+            .alarm(AlarmAction::Get, 0, pb::AlarmType::None)
+            .await?;
         if let Self::List { .. } = self {
             return context.output.print(&Answer::Alarm(&raised));
         }
         // Put together from the answers of several requests, it has no header.
         let mut cleared = pb::AlarmResponse::default();
         for alarm in raised.alarms {
-            let request = pb::AlarmRequest {
-                action: AlarmAction::Deactivate.into(),
-                member_id: alarm.member_id,
-                alarm: alarm.alarm,
-            };
-            let answer = context
-                .connection
-                .change(async |service| MaintenanceClient::new(service).alarm(request).await)
-                .await?;
+            let (member, kind) = (alarm.member_id, alarm.alarm());
+            let answer = client.alarm(AlarmAction::Deactivate, member, kind).await?;
             cleared.alarms.extend(answer.alarms);
         }
         context.output.print(&Answer::Alarm(&cleared))
     }
-}
-
-async fn list(context: &Context) -> Result<pb::AlarmResponse> {
-    let list = context.connection.read(async |service| {
-        let request = pb::AlarmRequest::default();
-        MaintenanceClient::new(service).alarm(request).await
-    });
-    list.await
 }

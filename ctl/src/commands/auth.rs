@@ -8,7 +8,6 @@ use baton_proto::authpb;
 use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use pb::auth_client::AuthClient;
 
 use super::{bytes, range_start, text};
 use crate::cli::Context;
@@ -37,28 +36,6 @@ pub enum Auth {
     },
 }
 
-/// Sends a change with the auth service and returns its answer.
-macro_rules! change {
-    ($context:expr, $method:ident, $request:expr) => {{
-        let request = $request;
-        let answer = $context
-            .connection
-            .change(async |service| AuthClient::new(service).$method(request).await);
-        answer.await
-    }};
-}
-
-/// The same for what changes nothing.
-macro_rules! read {
-    ($context:expr, $method:ident, $request:expr) => {{
-        let request = $request;
-        let answer = $context
-            .connection
-            .read(async |service| AuthClient::new(service).$method(request.clone()).await);
-        answer.await
-    }};
-}
-
 impl Auth {
     pub async fn run(self, context: &Context) -> Result<()> {
         let (name, arguments) = match &self {
@@ -76,11 +53,11 @@ impl Auth {
                 output::print("Authentication Enabled\n")
             }
             Self::Disable { .. } => {
-                change!(context, auth_disable, pb::AuthDisableRequest {})?;
+                context.client.auth_disable().await?;
                 output::print("Authentication Disabled\n")
             }
             Self::Status { .. } => {
-                let answer = read!(context, auth_status, pb::AuthStatusRequest {})?;
+                let answer = context.client.auth_status().await?;
                 context.output.print(&Answer::AuthStatus(&answer))
             }
         }
@@ -89,26 +66,24 @@ impl Auth {
 
 /// Gives the user root its role first, if that is all that is missing.
 async fn enable(context: &Context) -> Result<()> {
-    let enabled = change!(context, auth_enable, pb::AuthEnableRequest {});
-    match enabled {
-        Err(failure) if failure.text == "etcdserver: root user does not have root role" => {}
-        enabled => return enabled.map(|_| ()),
+    let client = &context.client;
+    match client.auth_enable().await {
+        Err(error) if is_refused_as(&error, "etcdserver: root user does not have root role") => {}
+        enabled => return Ok(enabled.map(|_| ())?),
     }
-    let root = || "root".to_owned();
-    let added = change!(context, role_add, pb::AuthRoleAddRequest { name: root() });
-    match added {
-        Err(failure) if failure.text != "etcdserver: role name already exists" => {
-            return Err(failure);
+    match client.role_add("root").await {
+        Err(error) if !is_refused_as(&error, "etcdserver: role name already exists") => {
+            return Err(error.into());
         }
         _ => {}
     }
-    let grant = pb::AuthUserGrantRoleRequest {
-        user: root(),
-        role: root(),
-    };
-    change!(context, user_grant_role, grant)?;
-    change!(context, auth_enable, pb::AuthEnableRequest {})?;
+    client.user_grant_role("root", "root").await?;
+    client.auth_enable().await?;
     Ok(())
+}
+
+fn is_refused_as(error: &baton_client::Error, text: &str) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.message == text)
 }
 
 /// Users
@@ -212,16 +187,8 @@ impl UserAdd {
         } else {
             (name, new_password(name, self.interactive)?)
         };
-        let options = authpb::UserAddOptions {
-            no_password: self.no_password,
-        };
-        let request = pb::AuthUserAddRequest {
-            name: name.to_owned(),
-            password,
-            options: Some(options),
-            hashed_password: String::new(),
-        };
-        let answer = change!(context, user_add, request)?;
+        let password = (!self.no_password).then_some(password);
+        let answer = context.client.user_add(name, password).await?;
         let text = format!("User {name} created");
         let header = answer.header.as_ref();
         context.output.print(&Answer::Done(header, text))
@@ -249,6 +216,7 @@ fn new_password(name: &str, interactive: bool) -> Result<String> {
 
 impl User {
     pub async fn run(self, context: &Context) -> Result<()> {
+        let client = &context.client;
         let done = |header: Option<&pb::ResponseHeader>, text: String| {
             context.output.print(&Answer::Done(header, text))
         };
@@ -259,10 +227,7 @@ impl User {
                     &arguments,
                     "user delete command requires user name as its argument",
                 )?;
-                let request = pb::AuthUserDeleteRequest {
-                    name: name.to_owned(),
-                };
-                let answer = change!(context, user_delete, request)?;
+                let answer = client.user_delete(name).await?;
                 done(answer.header.as_ref(), format!("User {name} deleted"))
             }
             Self::Get { arguments, detail } => {
@@ -278,7 +243,7 @@ impl User {
                         "user list command requires no arguments",
                     ));
                 }
-                let answer = read!(context, user_list, pb::AuthUserListRequest {})?;
+                let answer = client.user_list().await?;
                 context.output.print(&Answer::UserList(&answer))
             }
             Self::Passwd {
@@ -289,12 +254,8 @@ impl User {
                     &arguments,
                     "user passwd command requires user name as its argument",
                 )?;
-                let request = pb::AuthUserChangePasswordRequest {
-                    name: name.to_owned(),
-                    password: new_password(name, interactive)?,
-                    hashed_password: String::new(),
-                };
-                let answer = change!(context, user_change_password, request)?;
+                let password = new_password(name, interactive)?;
+                let answer = client.user_change_password(name, password).await?;
                 done(answer.header.as_ref(), "Password updated".to_owned())
             }
             Self::GrantRole { arguments } => {
@@ -302,11 +263,7 @@ impl User {
                     &arguments,
                     "user grant command requires user name and role name as its argument",
                 )?;
-                let request = pb::AuthUserGrantRoleRequest {
-                    user: user.to_owned(),
-                    role: role.to_owned(),
-                };
-                let answer = change!(context, user_grant_role, request)?;
+                let answer = client.user_grant_role(user, role).await?;
                 let text = format!("Role {role} is granted to user {user}");
                 done(answer.header.as_ref(), text)
             }
@@ -315,11 +272,7 @@ impl User {
                     &arguments,
                     "user revoke-role requires user name and role name as its argument",
                 )?;
-                let request = pb::AuthUserRevokeRoleRequest {
-                    name: name.to_owned(),
-                    role: role.to_owned(),
-                };
-                let answer = change!(context, user_revoke_role, request)?;
+                let answer = client.user_revoke_role(name, role).await?;
                 let text = format!("Role {role} is revoked from user {name}");
                 done(answer.header.as_ref(), text)
             }
@@ -328,10 +281,7 @@ impl User {
 }
 
 async fn get_user(context: &Context, name: &str, detail: bool) -> Result<()> {
-    let request = pb::AuthUserGetRequest {
-        name: name.to_owned(),
-    };
-    let answer = read!(context, user_get, request)?;
+    let answer = context.client.user_get(name).await?;
     if !detail {
         return context.output.print(&Answer::User(name, &answer));
     }
@@ -344,10 +294,7 @@ async fn get_user(context: &Context, name: &str, detail: bool) -> Result<()> {
 }
 
 async fn get_role(context: &Context, name: &str) -> Result<()> {
-    let request = pb::AuthRoleGetRequest {
-        role: name.to_owned(),
-    };
-    let answer = read!(context, role_get, request)?;
+    let answer = context.client.role_get(name).await?;
     context.output.print(&Answer::Role(name, &answer))
 }
 
@@ -442,6 +389,7 @@ impl Permission {
 
 impl Role {
     pub async fn run(self, context: &Context) -> Result<()> {
+        let client = &context.client;
         let done = |header: Option<&pb::ResponseHeader>, text: String| {
             context.output.print(&Answer::Done(header, text))
         };
@@ -451,10 +399,7 @@ impl Role {
                     &arguments,
                     "role add command requires role name as its argument",
                 )?;
-                let request = pb::AuthRoleAddRequest {
-                    name: name.to_owned(),
-                };
-                let answer = change!(context, role_add, request)?;
+                let answer = client.role_add(name).await?;
                 done(answer.header.as_ref(), format!("Role {name} created"))
             }
             Self::Delete { arguments } => {
@@ -462,10 +407,7 @@ impl Role {
                     &arguments,
                     "role delete command requires role name as its argument",
                 )?;
-                let request = pb::AuthRoleDeleteRequest {
-                    role: name.to_owned(),
-                };
-                let answer = change!(context, role_delete, request)?;
+                let answer = client.role_delete(name).await?;
                 done(answer.header.as_ref(), format!("Role {name} deleted"))
             }
             Self::Get { arguments } => {
@@ -481,7 +423,7 @@ impl Role {
                         "role list command requires no arguments",
                     ));
                 }
-                let answer = read!(context, role_list, pb::AuthRoleListRequest {})?;
+                let answer = client.role_list().await?;
                 context.output.print(&Answer::RoleList(&answer))
             }
             Self::GrantPermission(permission) => {
@@ -497,15 +439,12 @@ impl Role {
                         Failure::arguments(format!("invalid permission type: {kind}"))
                     })?;
                 let (key, range_end) = permission.range(key)?;
-                let request = pb::AuthRoleGrantPermissionRequest {
-                    name: role.to_owned(),
-                    perm: Some(authpb::Permission {
-                        perm_type: perm_type.into(),
-                        key,
-                        range_end,
-                    }),
+                let permitted = authpb::Permission {
+                    perm_type: perm_type.into(),
+                    key,
+                    range_end,
                 };
-                let answer = change!(context, role_grant_permission, request)?;
+                let answer = client.role_grant_permission(role, permitted).await?;
                 done(answer.header.as_ref(), format!("Role {role} updated"))
             }
             Self::RevokePermission(permission) => {
@@ -518,12 +457,8 @@ impl Role {
                 let role = text(role)?;
                 let (start, range_end) = permission.range(key)?;
                 let what = revoked(&bytes(&key[0]), &range_end);
-                let request = pb::AuthRoleRevokePermissionRequest {
-                    role: role.to_owned(),
-                    key: start,
-                    range_end,
-                };
-                let answer = change!(context, role_revoke_permission, request)?;
+                let answer = client.role_revoke_permission(role, start, range_end);
+                let answer = answer.await?;
                 let text = format!("Permission of {what} is revoked from role {role}");
                 done(answer.header.as_ref(), text)
             }

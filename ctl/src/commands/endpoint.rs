@@ -1,16 +1,13 @@
 //! Endpoints, each asked by itself.
 
+use baton_client::{Client, Refusal};
 use baton_proto::etcdserverpb as pb;
 use clap::{Args, Subcommand};
-use pb::kv_client::KvClient;
-use pb::maintenance_client::MaintenanceClient;
+use pb::alarm_request::AlarmAction;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
 
-use super::member;
 use crate::cli::Context;
-use crate::connection::Connection;
 use crate::failure::{ERROR, Failure, Result};
 use crate::go;
 use crate::output::{Answer, Format, Health, complain};
@@ -58,11 +55,11 @@ impl Endpoint {
 /// The endpoints given, or those of all members.
 pub(super) async fn endpoints(context: &Context, cluster: bool) -> Result<Vec<String>> {
     if !cluster {
-        return Ok(context.connection.settings().endpoints.clone());
+        return Ok(context.client.endpoints());
     }
-    let members = member::list(context, true).await.map_err(|failure| {
+    let members = context.client.member_list(true).await.map_err(|error| {
         let text = "failed to fetch endpoints from etcd cluster member list";
-        Failure::error(format!("{text}: {}", failure.text))
+        Failure::error(format!("{text}: {}", Failure::from(error).text))
     })?;
     let urls = members
         .members
@@ -74,8 +71,8 @@ pub(super) async fn endpoints(context: &Context, cluster: bool) -> Result<Vec<St
 async fn health(context: &Context, endpoints: Vec<String>) -> Result<()> {
     let mut asking = JoinSet::new();
     for (index, endpoint) in endpoints.into_iter().enumerate() {
-        let connection = context.connection.to(&endpoint);
-        asking.spawn(async move { (index, health_of(connection, endpoint).await) });
+        let client = context.client.at(&endpoint)?;
+        asking.spawn(async move { (index, health_of(client, endpoint).await) });
     }
     let mut health = asking.join_all().await;
     health.sort_by_key(|(index, _)| *index);
@@ -98,9 +95,9 @@ async fn health(context: &Context, endpoints: Vec<String>) -> Result<()> {
 }
 
 /// Healthy is who can read what is committed, and raises no alarm.
-async fn health_of(connection: Connection, endpoint: String) -> Health {
+async fn health_of(client: Client, endpoint: String) -> Health {
     let started = Instant::now();
-    let error = problem_of(&connection).await.err();
+    let error = problem_of(&client).await.err();
     Health {
         endpoint,
         took: started.elapsed(),
@@ -108,30 +105,15 @@ async fn health_of(connection: Connection, endpoint: String) -> Health {
     }
 }
 
-async fn problem_of(connection: &Connection) -> std::result::Result<(), String> {
-    let read = connection.read(async |service| {
-        let request = pb::RangeRequest {
-            key: "health".into(),
-            ..Default::default()
-        };
-        match KvClient::new(service).range(request).await {
-            // Who is refused was told so by a member that works.
-            Err(status) if status.code() == Code::PermissionDenied => {
-                Ok(tonic::Response::new(pb::RangeResponse::default()))
-            }
-            answer => answer,
-        }
-    });
-    // The rest says how to name endpoints.
-    let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
-    read.await.map_err(|failure| first_line(failure.text))?;
-    let alarms = connection.read(async |service| {
-        let request = pb::AlarmRequest::default();
-        MaintenanceClient::new(service).alarm(request).await
-    });
-    let alarms = alarms
-        .await
-        .map_err(|_| "Unable to fetch the alarm list".to_owned())?;
+async fn problem_of(client: &Client) -> std::result::Result<(), String> {
+    match client.get("health").await {
+        Ok(_) => {}
+        // Who is refused was told so by a member that works.
+        Err(error) if error.refusal().is_some_and(Refusal::is_permission_denied) => {}
+        Err(error) => return Err(first_line(error)),
+    }
+    let alarms = client.alarm(AlarmAction::Get, 0, pb::AlarmType::None).await;
+    let alarms = alarms.map_err(|_| "Unable to fetch the alarm list".to_owned())?;
     if alarms.alarms.is_empty() {
         return Ok(());
     }
@@ -146,17 +128,23 @@ async fn problem_of(connection: &Connection) -> std::result::Result<(), String> 
     Err(problem)
 }
 
+/// What went wrong; the rest says how to name endpoints.
+fn first_line(error: baton_client::Error) -> String {
+    let text = Failure::from(error).text;
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 async fn status(context: &Context, endpoints: Vec<String>) -> Result<()> {
     let mut found = Vec::new();
     let mut failed = false;
     for endpoint in endpoints {
-        match status_of(&context.connection.to(&endpoint)).await {
+        match context.client.at(&endpoint)?.status().await {
             Ok(status) => found.push((endpoint, status)),
-            Err(failure) => {
+            Err(error) => {
                 failed = true;
                 complain(format_args!(
                     "Failed to get the status of endpoint {endpoint} ({})",
-                    failure.text
+                    first_line(error)
                 ));
             }
         }
@@ -168,32 +156,18 @@ async fn status(context: &Context, endpoints: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The state of the one member behind `connection`.
-pub(super) async fn status_of(connection: &Connection) -> Result<pb::StatusResponse> {
-    let status = connection.read(async |service| {
-        let request = pb::StatusRequest {};
-        MaintenanceClient::new(service).status(request).await
-    });
-    status.await
-}
-
 async fn hash_kv(context: &Context, endpoints: Vec<String>, revision: i64) -> Result<()> {
     let mut found = Vec::new();
     let mut last_failure = None;
     for endpoint in endpoints {
-        let connection = context.connection.to(&endpoint);
-        let hash = connection.read(async |service| {
-            let request = pb::HashKvRequest { revision };
-            MaintenanceClient::new(service).hash_kv(request).await
-        });
-        match hash.await {
+        match context.client.at(&endpoint)?.hash_kv(revision).await {
             Ok(hash) => found.push((endpoint, hash)),
-            Err(failure) => {
+            Err(error) => {
+                let why = first_line(error);
                 complain(format_args!(
-                    "Failed to get the hash of endpoint {endpoint} ({})",
-                    failure.text
+                    "Failed to get the hash of endpoint {endpoint} ({why})"
                 ));
-                last_failure = Some(failure);
+                last_failure = Some(Failure::error(why));
             }
         }
     }

@@ -154,7 +154,9 @@ impl<'a> Holding<'a> {
     {
         let mut signals = Signals::new()?;
         let (enqueued, mut position) = oneshot::channel();
-        let mut acquire = acquire.on_enqueued(move |position| drop(enqueued.send(position)));
+        let mut acquire = acquire.on_enqueued(move |position| {
+            let _ = enqueued.send(position);
+        });
         if let Some(timeout) = self.options.timeout {
             acquire = acquire.timeout(timeout);
         }

@@ -8,7 +8,6 @@ use baton_client::prefix_end;
 use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
 use clap::Args;
-use pb::kv_client::KvClient;
 use pb::range_request::{SortOrder, SortTarget};
 
 use super::{bytes, is_serializable, range_start, text};
@@ -90,10 +89,8 @@ impl Put {
 
     pub async fn run(self, context: &Context) -> Result<()> {
         let request = self.request()?;
-        let answer = context
-            .connection
-            .change(async |service| context.connection.kv(service).put(request).await)
-            .await?;
+        context.limits.check_request(&request)?;
+        let answer = context.client.put(baton_client::Put { request }).await?;
         context.output.print(&Answer::Put(&answer))
     }
 }
@@ -252,16 +249,13 @@ impl Get {
                 "print-value-only is only for `--write-out=simple`",
             ));
         }
-        let connection = &context.connection;
+        let get = baton_client::Get { request };
         let answer = if self.stream {
-            connection
-                .read(async |service| in_parts(connection.kv(service), request.clone()).await)
-                .await?
+            in_parts(context, get).await?
         } else {
-            connection
-                .read(async |service| connection.kv(service).range(request.clone()).await)
-                .await?
+            context.client.get(get).await?
         };
+        context.limits.check_answer(&answer)?;
         let output = if self.print_value_only {
             context.output.value_only()
         } else {
@@ -272,20 +266,16 @@ impl Get {
 }
 
 /// Reads a range in parts, and puts them together.
-async fn in_parts(
-    mut kv: KvClient<crate::connection::Service>,
-    request: pb::RangeRequest,
-) -> std::result::Result<tonic::Response<pb::RangeResponse>, tonic::Status> {
-    let mut parts = kv.range_stream(request).await?.into_inner();
+async fn in_parts(context: &Context, get: baton_client::Get) -> Result<pb::RangeResponse> {
+    let mut parts = context.client.range_stream(get).await?;
     let mut whole = pb::RangeResponse::default();
-    while let Some(part) = parts.message().await? {
-        let part = part.range_response.unwrap_or_default();
+    while let Some(part) = parts.next().await? {
         whole.kvs.extend(part.kvs);
         if part.header.is_some() {
             (whole.header, whole.more, whole.count) = (part.header, part.more, part.count);
         }
     }
-    Ok(tonic::Response::new(whole))
+    Ok(whole)
 }
 
 fn least_and_most(least_name: &str, least: i64, most_name: &str, most: i64) -> Result<()> {
@@ -381,10 +371,8 @@ impl Del {
             ));
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
-        let answer = context
-            .connection
-            .change(async |service| context.connection.kv(service).delete_range(request).await)
-            .await?;
+        let delete = baton_client::Delete { request };
+        let answer = context.client.delete(delete).await?;
         context.output.print(&Answer::Delete(&answer))
     }
 }
@@ -413,14 +401,7 @@ impl Compaction {
             return Err(Failure::arguments("compaction command needs 1 argument"));
         };
         let revision = go::parse_int(text(revision)?, 10).map_err(Failure::error)?;
-        let request = pb::CompactionRequest {
-            revision,
-            physical: self.physical,
-        };
-        context
-            .connection
-            .change(async |service| context.connection.kv(service).compact(request).await)
-            .await?;
+        context.client.compact(revision, self.physical).await?;
         // In whatever format, as etcdctl does.
         output::print(format!("compacted revision {revision}\n"))
     }

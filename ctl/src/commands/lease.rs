@@ -1,16 +1,18 @@
 //! Leases.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
 use clap::{Args, Subcommand};
 use pb::lease_client::LeaseClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
 use super::{lease_id, text};
 use crate::cli::Context;
-use crate::failure::{BAD_CONNECTION, Failure, Result};
+use crate::failure::{BAD_CONNECTION, Failure, Result, status_text};
 use crate::go;
 use crate::output::{Answer, Format, complain};
 
@@ -63,7 +65,7 @@ pub struct KeepAlive {
 
 impl Lease {
     pub async fn run(self, context: &Context) -> Result<()> {
-        let Context { connection, output } = context;
+        let Context { client, output, .. } = context;
         match self {
             Self::Grant { arguments } => {
                 let [ttl] = &arguments[..] else {
@@ -71,11 +73,11 @@ impl Lease {
                 };
                 let ttl = go::parse_int(text(ttl)?, 10)
                     .map_err(|error| Failure::arguments(format!("bad TTL ({error})")))?;
-                let request = pb::LeaseGrantRequest { ttl, id: 0 };
-                let answer = connection
-                    .change(async |service| LeaseClient::new(service).lease_grant(request).await)
-                    .await
-                    .map_err(|failure| failure.about("failed to grant lease"))?;
+                // The server takes less than its minimum for its minimum.
+                let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
+                let answer = client.grant(ttl, 0).await;
+                let answer = answer
+                    .map_err(|error| Failure::from(error).about("failed to grant lease"))?;
                 output.print(&Answer::Grant(&answer))
             }
             Self::Revoke { arguments } => {
@@ -83,11 +85,9 @@ impl Lease {
                     return Err(Failure::arguments("lease revoke command needs 1 argument"));
                 };
                 let id = lease_id(id)?;
-                let request = pb::LeaseRevokeRequest { id };
-                let answer = connection
-                    .change(async |service| LeaseClient::new(service).lease_revoke(request).await)
-                    .await
-                    .map_err(|failure| failure.about("failed to revoke lease"))?;
+                let answer = client.revoke(id).await;
+                let answer = answer
+                    .map_err(|error| Failure::from(error).about("failed to revoke lease"))?;
                 let text = format!("lease {id:016x} revoked");
                 output.print(&Answer::Done(answer.header.as_ref(), text))
             }
@@ -98,23 +98,15 @@ impl Lease {
                     ));
                 };
                 let id = lease_id(id)?;
-                let request = pb::LeaseTimeToLiveRequest { id, keys };
-                let answer = connection
-                    .read(async |service| {
-                        LeaseClient::new(service).lease_time_to_live(request).await
-                    })
-                    .await
-                    .map_err(|failure| failure.with_code(BAD_CONNECTION))?;
+                let answer = client.time_to_live(id, keys).await;
+                let answer =
+                    answer.map_err(|error| Failure::from(error).with_code(BAD_CONNECTION))?;
                 output.print(&Answer::TimeToLive(&answer, keys))
             }
             Self::List => {
-                let answer = connection
-                    .read(async |service| {
-                        let request = pb::LeaseLeasesRequest {};
-                        LeaseClient::new(service).lease_leases(request).await
-                    })
-                    .await
-                    .map_err(|failure| failure.with_code(BAD_CONNECTION))?;
+                let answer = client.leases().await;
+                let answer =
+                    answer.map_err(|error| Failure::from(error).with_code(BAD_CONNECTION))?;
                 output.print(&Answer::Leases(&answer))
             }
             Self::KeepAlive(keep_alive) => keep_alive.run(context).await,
@@ -132,19 +124,31 @@ impl KeepAlive {
         let id = lease_id(id)?;
         let output = &context.output;
         if self.once {
-            let answer = renew(context, id).await?;
-            if answer.ttl <= 0 {
-                let text = "etcdserver: requested lease not found";
-                return Err(Failure::new(BAD_CONNECTION, text));
-            }
-            return output.print(&Answer::KeepAlive(&answer));
+            let mut renewals = Renewals::open(context, id).await?;
+            return match renewals.next().await {
+                Ok(Some(answer)) => output.print(&Answer::KeepAlive(&answer)),
+                Ok(None) => Err(Failure::new(BAD_CONNECTION, LEASE_NOT_FOUND)),
+                Err(status) => Err(Failure::from(status).with_code(BAD_CONNECTION)),
+            };
         }
-        loop {
-            let answer = renew_until_it_is_over(context, id).await?;
-            let Some(answer) = answer else { break };
-            // The stream broke. It is opened again at once, and after that not faster than can be renewed.
-            complain(format_args!("{answer}; trying again"));
-            tokio::time::sleep(RETRY).await;
+        'streams: loop {
+            let mut renewals = Renewals::open(context, id).await?;
+            loop {
+                match renewals.next().await {
+                    Ok(Some(answer)) => {
+                        output.print(&Answer::KeepAlive(&answer))?;
+                        let ttl = Duration::from_secs(u64::try_from(answer.ttl).unwrap_or(0));
+                        tokio::time::sleep(ttl / 3).await;
+                        renewals.renew().await;
+                    }
+                    Ok(None) => break 'streams,
+                    Err(status) => {
+                        complain(format_args!("{}; trying again", status_text(&status)));
+                        tokio::time::sleep(RETRY).await;
+                        break;
+                    }
+                }
+            }
         }
         if output.format() == Format::Simple {
             let text = format!("lease {id:016x} expired or revoked.\n");
@@ -154,51 +158,45 @@ impl KeepAlive {
     }
 }
 
-/// Between two attempts to renew where no member answers.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
+/// Between two streams.
+const RETRY: Duration = Duration::from_millis(500);
+const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 
-async fn renew(context: &Context, id: i64) -> Result<pb::LeaseKeepAliveResponse> {
-    let answer = context.connection.read(async |service| {
-        let request = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
-        let mut answers = LeaseClient::new(service)
-            .lease_keep_alive(request)
-            .await?
-            .into_inner();
-        let answer = answers.message().await?;
-        answer
-            .map(tonic::Response::new)
-            .ok_or_else(|| tonic::Status::unavailable("the stream ended without an answer"))
-    });
-    answer
-        .await
-        .map_err(|failure| failure.with_code(BAD_CONNECTION))
+/// A stream of renewals with whole answers, which are printed.
+struct Renewals {
+    id: i64,
+    requests: mpsc::Sender<pb::LeaseKeepAliveRequest>,
+    answers: Streaming<pb::LeaseKeepAliveResponse>,
 }
 
-/// Renews and prints, three times within the time to live. `None` once the lease is over, else why the stream is.
-async fn renew_until_it_is_over(context: &Context, id: i64) -> Result<Option<String>> {
-    let service = context.connection.service().await?;
-    let (requests, receiver) = mpsc::channel(1);
-    let mut client = LeaseClient::new(service);
-    let request = pb::LeaseKeepAliveRequest { id };
-    let _ = requests.send(request).await;
-    let answers = client.lease_keep_alive(ReceiverStream::new(receiver)).await;
-    let mut answers = match answers {
-        Ok(answers) => answers.into_inner(),
-        Err(status) => return Ok(Some(crate::failure::status_text(&status))),
-    };
-    loop {
-        let answer = match answers.message().await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Ok(Some("the stream ended".to_owned())),
-            Err(status) => return Ok(Some(crate::failure::status_text(&status))),
-        };
-        let Ok(ttl @ 1..) = u64::try_from(answer.ttl) else {
-            return Ok(None);
-        };
-        context.output.print(&Answer::KeepAlive(&answer))?;
-        tokio::time::sleep(std::time::Duration::from_secs(ttl) / 3).await;
-        if requests.send(request).await.is_err() {
-            return Ok(Some("the stream ended".to_owned()));
-        }
+impl Renewals {
+    /// Sends the first renewal with it: servers may not open the stream before.
+    async fn open(context: &Context, id: i64) -> Result<Self> {
+        let raw = context.client.raw().await;
+        let raw = raw.map_err(|error| Failure::from(error).with_code(BAD_CONNECTION))?;
+        let (requests, receiver) = mpsc::channel(1);
+        let _ = requests.send(pb::LeaseKeepAliveRequest { id }).await;
+        let answers = LeaseClient::new(raw)
+            .lease_keep_alive(ReceiverStream::new(receiver))
+            .await
+            .map_err(|status| Failure::from(status).with_code(BAD_CONNECTION))?;
+        Ok(Self {
+            id,
+            requests,
+            answers: answers.into_inner(),
+        })
+    }
+
+    /// The next answer; `None` once there is no such lease any more.
+    async fn next(&mut self) -> std::result::Result<Option<pb::LeaseKeepAliveResponse>, Status> {
+        let answer = self.answers.message().await?;
+        let answer = answer.ok_or_else(|| Status::unavailable("the stream ended"))?;
+        Ok((answer.ttl > 0).then_some(answer))
+    }
+
+    /// Renews once more.
+    async fn renew(&self) {
+        // A stream that has ended is noticed by its answers.
+        let _ = self.requests.send(pb::LeaseKeepAliveRequest { id: self.id }).await;
     }
 }

@@ -6,7 +6,6 @@ use std::io::Write;
 use baton_proto::etcdserverpb as pb;
 use clap::{Args, Subcommand};
 use pb::downgrade_request::DowngradeAction;
-use pb::maintenance_client::MaintenanceClient;
 use tokio::time::Instant;
 
 use super::{endpoint, text};
@@ -27,24 +26,19 @@ impl Defrag {
     pub async fn run(self, context: &Context) -> Result<()> {
         let mut failed = false;
         for member in endpoint::endpoints(context, self.cluster).await? {
-            let connection = context.connection.to(&member);
+            let client = context.client.at(&member)?;
             let started = Instant::now();
-            let done = connection
-                .change(async |service| {
-                    let request = pb::DefragmentRequest {};
-                    MaintenanceClient::new(service).defragment(request).await
-                })
-                .await;
+            let done = client.defragment().await;
             let took = go::duration(started.elapsed());
             match done {
                 Ok(_) => output::print(format!(
                     "Finished defragmenting etcd member[{member}]. took {took}\n"
                 ))?,
-                Err(failure) => {
+                Err(error) => {
                     failed = true;
                     complain(format_args!(
                         "Failed to defragment etcd member[{member}]. took {took}. ({})",
-                        failure.text
+                        Failure::from(error).text
                     ));
                 }
             }
@@ -77,18 +71,15 @@ impl MoveLeader {
             return Err(Failure::arguments("move-leader command needs 1 argument"));
         };
         let target_id = go::parse_uint(text(target)?, 16).map_err(Failure::arguments)?;
-        let endpoints = &context.connection.settings().endpoints;
-        for endpoint in endpoints {
-            let connection = context.connection.to(endpoint);
-            let status = endpoint::status_of(&connection).await?;
+        let endpoints = context.client.endpoints();
+        for endpoint in &endpoints {
+            let client = context.client.at(endpoint)?;
+            let status = client.status().await?;
             let leader = status.leader;
             if status.header.unwrap_or_default().member_id != leader {
                 continue;
             }
-            let request = pb::MoveLeaderRequest { target_id };
-            let answer = connection
-                .change(async |service| MaintenanceClient::new(service).move_leader(request).await)
-                .await?;
+            let answer = client.move_leader(target_id).await?;
             let text = format!("Leadership transferred from {leader:x} to {target_id:x}");
             let header = answer.header.as_ref();
             return context.output.print(&Answer::Done(header, text));
@@ -133,12 +124,7 @@ impl Snapshot {
 
 /// Writes beside the file and renames at the end, so that half a snapshot is never taken for a whole one.
 async fn save(context: &Context, path: &std::path::Path) -> Result<String> {
-    let service = context.connection.service().await?;
-    let mut parts = MaintenanceClient::new(service)
-        .max_decoding_message_size(usize::MAX)
-        .snapshot(pb::SnapshotRequest {})
-        .await?
-        .into_inner();
+    let mut parts = context.client.snapshot().await?;
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = std::path::Path::new(&name);
@@ -146,7 +132,7 @@ async fn save(context: &Context, path: &std::path::Path) -> Result<String> {
     let mut file = std::fs::File::create(part).map_err(about)?;
     let mut version = String::new();
     let mut size = 0;
-    while let Some(message) = parts.message().await? {
+    while let Some(message) = parts.next().await? {
         size += message.blob.len();
         file.write_all(&message.blob).map_err(about)?;
         if version.is_empty() {
@@ -193,14 +179,7 @@ impl Downgrade {
             Self::Enable { arguments } => ("enable", DowngradeAction::Enable, target(arguments)?),
             Self::Cancel => ("cancel", DowngradeAction::Cancel, String::new()),
         };
-        let request = pb::DowngradeRequest {
-            action: action.into(),
-            version,
-        };
-        let answer = context
-            .connection
-            .change(async |service| MaintenanceClient::new(service).downgrade(request).await)
-            .await?;
+        let answer = context.client.downgrade(action, version).await?;
         context.output.print(&Answer::Downgrade(step, &answer))
     }
 }

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 
 use baton_proto::etcdserverpb as pb;
 use clap::Subcommand;
-use pb::cluster_client::ClusterClient;
 
 use super::{is_serializable, text};
 use crate::cli::Context;
@@ -64,7 +63,7 @@ pub enum Member {
 
 impl Member {
     pub async fn run(self, context: &Context) -> Result<()> {
-        let Context { connection, output } = context;
+        let Context { client, output, .. } = context;
         match self {
             Self::Add {
                 arguments,
@@ -72,23 +71,12 @@ impl Member {
                 learner,
             } => {
                 let name = new_name(&arguments)?;
-                let request = pb::MemberAddRequest {
-                    peer_ur_ls: urls(&peer_urls)?,
-                    is_learner: learner,
-                };
-                let answer = connection
-                    .change(async |service| ClusterClient::new(service).member_add(request).await)
-                    .await?;
+                let answer = client.member_add(urls(&peer_urls)?, learner).await?;
                 output.print(&Answer::MemberAdd(&answer, name))
             }
             Self::Remove { arguments } => {
                 let id = member_id(&arguments)?;
-                let request = pb::MemberRemoveRequest { id };
-                let answer = connection
-                    .change(async |service| {
-                        ClusterClient::new(service).member_remove(request).await
-                    })
-                    .await?;
+                let answer = client.member_remove(id).await?;
                 changed(context, id, "removed from", answer.header, answer.members)
             }
             Self::Update {
@@ -96,42 +84,21 @@ impl Member {
                 peer_urls,
             } => {
                 let id = member_id(&arguments)?;
-                let request = pb::MemberUpdateRequest {
-                    id,
-                    peer_ur_ls: urls(&peer_urls)?,
-                };
-                let answer = connection
-                    .change(async |service| {
-                        ClusterClient::new(service).member_update(request).await
-                    })
-                    .await?;
+                let answer = client.member_update(id, urls(&peer_urls)?).await?;
                 changed(context, id, "updated in", answer.header, answer.members)
             }
             Self::Promote { arguments } => {
                 let id = member_id(&arguments)?;
-                let request = pb::MemberPromoteRequest { id };
-                let answer = connection
-                    .change(async |service| {
-                        ClusterClient::new(service).member_promote(request).await
-                    })
-                    .await?;
+                let answer = client.member_promote(id).await?;
                 changed(context, id, "promoted in", answer.header, answer.members)
             }
             Self::List { consistency } => {
-                let answer = list(context, !is_serializable(&consistency)?).await?;
+                let linearizable = !is_serializable(&consistency)?;
+                let answer = client.member_list(linearizable).await?;
                 output.print(&Answer::MemberList(&answer))
             }
         }
     }
-}
-
-/// The members, as the leader knows them (`linearizable`) or as one member does.
-pub(super) async fn list(context: &Context, linearizable: bool) -> Result<pb::MemberListResponse> {
-    let list = context.connection.read(async |service| {
-        let request = pb::MemberListRequest { linearizable };
-        ClusterClient::new(service).member_list(request).await
-    });
-    list.await
 }
 
 fn changed(

@@ -69,10 +69,9 @@ impl Txn {
             success,
             failure,
         };
-        let answer = context
-            .connection
-            .change(async |service| context.connection.kv(service).txn(request).await)
-            .await?;
+        context.limits.check_request(&request)?;
+        let answer = context.client.txn(baton_client::Txn { request }).await?;
+        context.limits.check_answer(&answer)?;
         context.output.print(&Answer::Txn(&answer))
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use baton_client::Raw;
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb::Event;
 use clap::{Args, Parser};
@@ -14,7 +15,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Code, Request, Status, Streaming};
 
 use super::{bytes, kv, words};
 use crate::cli::Context;
@@ -225,8 +227,8 @@ struct Stream {
     context: Context,
     request: pb::WatchCreateRequest,
     command: Vec<OsString>,
-    /// Which endpoint to begin with.
-    endpoint: usize,
+    /// How often another member was tried.
+    attempts: usize,
 }
 
 /// Why a stream ended.
@@ -243,34 +245,23 @@ impl Stream {
             context,
             request,
             command,
-            endpoint: 0,
+            attempts: 0,
         }
     }
 
     /// Watches until the server cancels, which is a failure, or a command fails.
     async fn run(&mut self, mut progress: mpsc::Receiver<()>) -> Result<()> {
-        let mut was_connected = false;
+        let mut raw = self.context.client.raw().await?;
         loop {
-            let connected = self
-                .context
-                .connection
-                .service_with_leader(self.endpoint)
-                .await;
-            let service = match connected {
-                Ok((index, service)) => {
-                    self.endpoint = index;
-                    service
-                }
-                // A cluster that was there will come back.
-                Err(_) if was_connected => continue,
-                Err(failure) => return Err(failure),
-            };
-            was_connected = true;
             let (requests, receiver) = mpsc::channel(4);
             let create = RequestUnion::CreateRequest(self.request.clone());
             let _ = requests.send(request(create)).await;
-            let mut client = WatchClient::new(service).max_decoding_message_size(usize::MAX);
-            let ended = match client.watch(ReceiverStream::new(receiver)).await {
+            let mut opening = Request::new(ReceiverStream::new(receiver));
+            // A member that is cut off from the others ends the watch then, instead of being silent.
+            let leader = AsciiMetadataValue::from_static("true");
+            opening.metadata_mut().insert("hasleader", leader);
+            let mut client = WatchClient::new(raw).max_decoding_message_size(usize::MAX);
+            let ended = match client.watch(opening).await {
                 Ok(answers) => {
                     let mut answers = answers.into_inner();
                     self.follow(&mut answers, &requests, &mut progress).await?
@@ -278,22 +269,31 @@ impl Stream {
                 Err(status) => Ended::Broke(status),
             };
             match ended {
-                Ended::Canceled => {
-                    let text = "watch is canceled by the server";
-                    return Err(Failure::new(INTERRUPTED, text));
-                }
+                Ended::Canceled => {}
                 Ended::Broke(status) if is_passing(&status) => {
-                    self.endpoint += 1;
-                    tokio::time::sleep(PAUSE).await;
+                    raw = self.another().await?;
+                    continue;
                 }
                 Ended::Broke(status) => {
-                    complain(format_args!(
-                        "watch was canceled ({})",
-                        status_text(&status)
-                    ));
-                    let text = "watch is canceled by the server";
-                    return Err(Failure::new(INTERRUPTED, text));
+                    complain(format_args!("watch was canceled ({})", status_text(&status)));
                 }
+            }
+            let text = "watch is canceled by the server";
+            return Err(Failure::new(INTERRUPTED, text));
+        }
+    }
+
+    /// A connection to the next member that can be reached, however long that takes: a cluster that was there will
+    /// come back.
+    async fn another(&mut self) -> Result<Raw> {
+        let endpoints = self.context.client.endpoints();
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            self.attempts += 1;
+            let endpoint = &endpoints[self.attempts % endpoints.len()];
+            let client = self.context.client.at(endpoint)?;
+            if let Ok(Ok(raw)) = tokio::time::timeout(PATIENCE, client.raw()).await {
+                return Ok(raw);
             }
         }
     }
@@ -380,6 +380,8 @@ impl Stream {
 
 /// Between two attempts to go on.
 const PAUSE: Duration = Duration::from_millis(100);
+/// For a member to be reached.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn request(union: RequestUnion) -> pb::WatchRequest {
     pb::WatchRequest {

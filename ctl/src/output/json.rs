@@ -279,22 +279,22 @@ fn member(json: &mut Object<'_>, member: &pb::Member, hex: bool) {
 }
 
 /// Where a value is to be written.
-pub(crate) struct Value<'a>(pub(crate) &'a mut Vec<u8>);
+pub struct Value<'a>(pub(super) &'a mut Vec<u8>);
 
 /// An object being written.
-pub(crate) struct Object<'a> {
+pub struct Object<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
 }
 
 impl Value<'_> {
     /// As it is displayed: a number, a truth value, `null`.
-    pub(crate) fn plain(self, value: impl std::fmt::Display) {
+    pub fn plain(self, value: impl std::fmt::Display) {
         put!(self.0, "{value}");
     }
 
     /// A string.
-    pub(crate) fn text(self, text: &str) {
+    pub fn text(self, text: &str) {
         self.0.push(b'"');
         for c in text.chars() {
             match c {
@@ -314,7 +314,7 @@ impl Value<'_> {
     }
 
     /// Bytes, as a string.
-    pub(crate) fn base64(self, bytes: &[u8]) {
+    pub fn base64(self, bytes: &[u8]) {
         const DIGITS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         self.0.push(b'"');
@@ -334,7 +334,7 @@ impl Value<'_> {
     }
 
     /// An object with the fields that `write` adds.
-    pub(crate) fn object(self, write: impl FnOnce(&mut Object<'_>)) {
+    pub fn object(self, write: impl FnOnce(&mut Object<'_>)) {
         self.0.push(b'{');
         write(&mut Object {
             out: self.0,
@@ -344,7 +344,7 @@ impl Value<'_> {
     }
 
     /// An array.
-    pub(crate) fn array<T>(self, items: &[T], write: impl Fn(Value<'_>, &T)) {
+    pub fn array<T>(self, items: &[T], write: impl Fn(Value<'_>, &T)) {
         self.0.push(b'[');
         for (index, item) in items.iter().enumerate() {
             if index > 0 {
@@ -358,7 +358,7 @@ impl Value<'_> {
 
 impl Object<'_> {
     /// A field that is never left out.
-    pub(crate) fn field(&mut self, name: &str) -> Value<'_> {
+    pub fn field(&mut self, name: &str) -> Value<'_> {
         if !self.empty {
             self.out.push(b',');
         }
@@ -368,7 +368,7 @@ impl Object<'_> {
     }
 
     /// A number, unless it is zero.
-    pub(crate) fn number(&mut self, name: &str, number: i128) {
+    pub fn number(&mut self, name: &str, number: i128) {
         if number != 0 {
             self.field(name).plain(number);
         }
@@ -382,21 +382,21 @@ impl Object<'_> {
     }
 
     /// A string, unless it is empty.
-    pub(crate) fn text(&mut self, name: &str, text: &str) {
+    pub fn text(&mut self, name: &str, text: &str) {
         if !text.is_empty() {
             self.field(name).text(text);
         }
     }
 
     /// Bytes, unless there are none.
-    pub(crate) fn bytes(&mut self, name: &str, bytes: &[u8]) {
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.field(name).base64(bytes);
         }
     }
 
     /// An array, unless it is empty.
-    pub(crate) fn list<T>(&mut self, name: &str, items: &[T], write: impl Fn(Value<'_>, &T)) {
+    pub fn list<T>(&mut self, name: &str, items: &[T], write: impl Fn(Value<'_>, &T)) {
         if !items.is_empty() {
             self.field(name).array(items, write);
         }

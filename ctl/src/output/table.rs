@@ -2,7 +2,7 @@
 
 use baton_proto::etcdserverpb as pb;
 
-use super::{Answer, Health, put, put_line, unsupported};
+use super::{Answer, Column, Health, put, put_line, unsupported};
 use crate::failure::Result;
 use crate::go;
 
@@ -121,8 +121,30 @@ pub(super) fn hash_kv(answer: &[(String, pb::HashKvResponse)]) -> Table {
     (&["ENDPOINT", "HASH", "HASH REVISION"], rows.collect())
 }
 
+/// Columns for people; the last one ends where its text does.
+pub(super) fn columns(out: &mut Vec<u8>, columns: &[Column], rows: &[Vec<String>]) {
+    let titles: Vec<String> = columns.iter().map(|column| column.title().to_owned()).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&titles]);
+        let widths = cells.map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    for row in [&titles].into_iter().chain(rows) {
+        let mut line = String::new();
+        for ((cell, width), column) in row.iter().zip(&widths).zip(columns) {
+            let cell = match column {
+                Column::Text(_) => format!("{cell:<width$}  "),
+                Column::Number(_) => format!("{cell:>width$}  "),
+            };
+            line.push_str(&cell);
+        }
+        put_line!(out, "{}", line.trim_end());
+    }
+}
+
 /// Draws titles in the middle and cells at the right.
-pub(crate) fn draw(out: &mut Vec<u8>, titles: &[&str], rows: &[Vec<String>]) {
+pub(super) fn draw(out: &mut Vec<u8>, titles: &[&str], rows: &[Vec<String>]) {
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = titles
         .iter()

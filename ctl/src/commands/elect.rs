@@ -1,0 +1,144 @@
+//! Elections: running a command while being the leader, and watching who leads.
+
+use std::ffi::OsString;
+
+use baton_client::Get;
+use baton_recipes::{LeaderEvent, Session};
+use clap::Args;
+use futures_util::StreamExt;
+
+use super::hold::{Holding, Options, Words};
+use super::text;
+use crate::cli::Context;
+use crate::failure::{Failure, LOST, Result};
+use crate::output::Answer;
+use crate::supervise::{Signals, Story};
+
+/// Run a command while being the leader
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "batonctl elect [options] <NAME> [VALUE] [-- COMMAND...]\n       batonctl elect --listen <NAME>",
+    after_help = "\
+Stands for election, runs the command while it leads, resigns, and exits with the command's exit code. VALUE is what
+observers see; by default it says who this is. If the lead is lost, the command is stopped as `batonctl lock` stops
+one, and batonctl exits with code 76, or stands again with --repeat. Without a command it prints its key and value when
+it leads, and leads until it is interrupted.
+
+The command finds in its environment:
+  BATON_FENCING_TOKEN            greater than that of every earlier leader
+  BATON_ELECTION_NAME, BATON_LOCK_KEY, BATON_ELECTION_VALUE
+
+Examples:
+  batonctl elect scheduler -- ./scheduler
+  batonctl elect scheduler 10.0.0.7:8080 --repeat -- ./scheduler --port 8080
+  batonctl elect --listen scheduler             print each leader there is"
+)]
+pub struct Elect {
+    /// The name of the election, and what observers see
+    #[arg(value_name = "NAME [VALUE]", hide = true)]
+    arguments: Vec<OsString>,
+    /// Run while it leads
+    #[arg(last = true, hide = true)]
+    command: Vec<OsString>,
+    /// Only watch: print each leader
+    #[arg(short, long)]
+    listen: bool,
+    /// Stand again when the lead was lost
+    #[arg(long)]
+    repeat: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+const WORDS: Words = Words {
+    what: "the lead of",
+    got: "elected: leads",
+    gave_up: "resigned from",
+};
+
+impl Elect {
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let (name, value) = match &self.arguments[..] {
+            [name] => (text(name)?, None),
+            [name, value] => (text(name)?, Some(text(value)?)),
+            _ => {
+                return Err(Failure::arguments(
+                    "elect takes one election name argument and an optional proposal argument",
+                ));
+            }
+        };
+        if self.listen {
+            if value.is_some() || !self.command.is_empty() {
+                return Err(Failure::arguments("proposal given but -l is set"));
+            }
+            return self.observe(context, name).await;
+        }
+        if value.is_none() && self.command.is_empty() {
+            return Err(Failure::arguments("no proposal argument but -l not set"));
+        }
+        loop {
+            match self.lead(context, name, value).await {
+                Err(failure) if failure.code == LOST && self.repeat => {
+                    let story = Story {
+                        quiet: self.options.quiet,
+                    };
+                    story.tell(format_args!("{}; standing again", failure.text));
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn lead(&self, context: &Context, name: &str, value: Option<&str>) -> Result<()> {
+        let holding = Holding::open(context, &self.options, name, WORDS, &self.command).await?;
+        let value = value.map_or_else(|| holding.session.label().to_owned(), str::to_owned);
+        let election = holding.session.election(name);
+        let held = holding.wait(election.campaign(&value)).await?;
+        let fence = held.grant().fence().clone();
+        if self.command.is_empty() {
+            let found = context.client.get(Get::key(&fence.key)).await?;
+            context.output.print(&Answer::Get(&found))?;
+        }
+        let environment = vec![
+            ("BATON_ELECTION_NAME", name.to_owned()),
+            ("BATON_ELECTION_VALUE", value),
+            ("BATON_LOCK_KEY", fence.key),
+            ("BATON_FENCING_TOKEN", fence.token.to_string()),
+        ];
+        holding.use_it(held, &self.command, environment).await
+    }
+
+    async fn observe(&self, context: &Context, name: &str) -> Result<()> {
+        let story = Story {
+            quiet: self.options.quiet,
+        };
+        let mut signals = Signals::new()?;
+        let session = Session::open(&context.client, self.options.ttl).await?;
+        let mut leaders = session.election(name).observe();
+        loop {
+            let event = tokio::select! {
+                event = leaders.next() => event,
+                _ = signals.end() => {
+                    let _ = tokio::time::timeout(context.command_timeout, session.close()).await;
+                    return Ok(());
+                }
+            };
+            match event {
+                Some(Ok(LeaderEvent::Elected(leader) | LeaderEvent::Updated(leader))) => {
+                    let key = Get::key(&leader.candidate.key).revision(leader.revision);
+                    match context.client.get(key).await {
+                        Ok(found) => context.output.print(&Answer::Get(&found))?,
+                        Err(error) if error.refusal().is_some_and(|it| it.is_compacted()) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Some(Ok(LeaderEvent::NoLeader { .. })) => {
+                    story.tell(format_args!("nobody leads {name:?}"));
+                }
+                Some(Ok(LeaderEvent::Resynced)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(Failure::error("elect: observer lost")),
+            }
+        }
+    }
+}
