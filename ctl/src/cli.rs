@@ -8,7 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    alarm, auth, completion, elect, endpoint, kv, lease, lock, maintenance, member, txn, version, watch,
+    alarm, auth, completion, elect, endpoint, kv, lease, lock, maintenance, member, txn, version,
+    watch,
 };
 use crate::failure::{Failure, Result};
 use crate::flags::{self, Flags, Limits};

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod completion;
 pub mod elect;
 pub mod endpoint;
+mod fence;
 mod hold;
 pub mod kv;
 pub mod lease;

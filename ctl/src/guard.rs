@@ -243,6 +243,7 @@ impl Guard {
     ) -> std::io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let child = Command::new(this_program())
+            .arg0("batonctl")
             .arg(GUARD)
             .arg(manner.argument())
             .args(command)
@@ -292,7 +293,12 @@ fn send_with_standard_input(socket: &Socket, bytes: &[u8]) -> std::io::Result<()
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty())?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     Ok(())
 }
 
@@ -337,9 +343,8 @@ fn become_command(command: &[OsString]) -> u8 {
     #[cfg(target_os = "linux")]
     {
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        let is_orphan = rustix::process::getppid().is_none_or(|now| {
-            OsStr::new(&now.as_raw_nonzero().to_string()) != parent.as_os_str()
-        });
+        let is_orphan = rustix::process::getppid()
+            .is_none_or(|now| OsStr::new(&now.as_raw_nonzero().to_string()) != parent.as_os_str());
         if is_orphan {
             return NOT_EXECUTABLE;
         }
@@ -376,12 +381,13 @@ async fn guard_command(command: &[OsString], manner: Manner) -> std::io::Result<
     socket.set_nonblocking(true)?;
     let (orders, mut reports) = UnixStream::from_std(socket)?.into_split();
     let group = match rustix::process::getppid() {
-        Some(owner) if manner.foreground => {
-            rustix::process::getpgid(Some(owner))?.as_raw_nonzero().get()
-        }
+        Some(owner) if manner.foreground => rustix::process::getpgid(Some(owner))?
+            .as_raw_nonzero()
+            .get(),
         _ => 0,
     };
     let child = Command::new(this_program())
+        .arg0("batonctl")
         .arg(EXEC)
         .arg(std::process::id().to_string())
         .args(command)

@@ -83,7 +83,9 @@ async fn enable(context: &Context) -> Result<()> {
 }
 
 fn is_refused_as(error: &baton_client::Error, text: &str) -> bool {
-    error.refusal().is_some_and(|refusal| refusal.message == text)
+    error
+        .refusal()
+        .is_some_and(|refusal| refusal.message == text)
 }
 
 /// Users

@@ -9,7 +9,9 @@ use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
 use clap::Args;
 use pb::range_request::{SortOrder, SortTarget};
+use pb::response_op::Response;
 
+use super::fence::{Fence, fenced, unexpected};
 use super::{bytes, is_serializable, range_start, text};
 use crate::cli::Context;
 use crate::failure::{BAD_FEATURE, Failure, Result};
@@ -26,7 +28,8 @@ A value that begins with '-' needs '--' before it: batonctl put <KEY> -- <VALUE>
 Examples:
   batonctl put greeting hello
   batonctl put --lease=32695410dcc0ca06 worker/1 alive
-  batonctl put config < config.json"
+  batonctl put config < config.json
+  batonctl put --fence result 42            in a command run by `batonctl lock`: only while the lock is held"
 )]
 pub struct Put {
     /// The key, and its value
@@ -44,6 +47,8 @@ pub struct Put {
     /// Keep the lease as it is
     #[arg(long)]
     ignore_lease: bool,
+    #[command(flatten)]
+    fence: Fence,
 }
 
 impl Put {
@@ -90,7 +95,14 @@ impl Put {
     pub async fn run(self, context: &Context) -> Result<()> {
         let request = self.request()?;
         context.limits.check_request(&request)?;
-        let answer = context.client.put(baton_client::Put { request }).await?;
+        let put = baton_client::Put { request };
+        let answer = match self.fence.compare()? {
+            None => context.client.put(put).await?,
+            Some(held) => match fenced(context, held, put).await? {
+                (header, Response::ResponsePut(answer)) => pb::PutResponse { header, ..answer },
+                _ => return Err(unexpected()),
+            },
+        };
         context.output.print(&Answer::Put(&answer))
     }
 }
@@ -330,6 +342,8 @@ pub struct Del {
     /// Delete a range without a moment to think twice
     #[arg(long)]
     range: bool,
+    #[command(flatten)]
+    fence: Fence,
 }
 
 impl Del {
@@ -372,7 +386,15 @@ impl Del {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         let delete = baton_client::Delete { request };
-        let answer = context.client.delete(delete).await?;
+        let answer = match self.fence.compare()? {
+            None => context.client.delete(delete).await?,
+            Some(held) => match fenced(context, held, delete).await? {
+                (header, Response::ResponseDeleteRange(answer)) => {
+                    pb::DeleteRangeResponse { header, ..answer }
+                }
+                _ => return Err(unexpected()),
+            },
+        };
         context.output.print(&Answer::Delete(&answer))
     }
 }

@@ -76,8 +76,8 @@ impl Lease {
                 // The server takes less than its minimum for its minimum.
                 let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
                 let answer = client.grant(ttl, 0).await;
-                let answer = answer
-                    .map_err(|error| Failure::from(error).about("failed to grant lease"))?;
+                let answer =
+                    answer.map_err(|error| Failure::from(error).about("failed to grant lease"))?;
                 output.print(&Answer::Grant(&answer))
             }
             Self::Revoke { arguments } => {
@@ -86,8 +86,8 @@ impl Lease {
                 };
                 let id = lease_id(id)?;
                 let answer = client.revoke(id).await;
-                let answer = answer
-                    .map_err(|error| Failure::from(error).about("failed to revoke lease"))?;
+                let answer =
+                    answer.map_err(|error| Failure::from(error).about("failed to revoke lease"))?;
                 let text = format!("lease {id:016x} revoked");
                 output.print(&Answer::Done(answer.header.as_ref(), text))
             }
@@ -197,6 +197,9 @@ impl Renewals {
     /// Renews once more.
     async fn renew(&self) {
         // A stream that has ended is noticed by its answers.
-        let _ = self.requests.send(pb::LeaseKeepAliveRequest { id: self.id }).await;
+        let _ = self
+            .requests
+            .send(pb::LeaseKeepAliveRequest { id: self.id })
+            .await;
     }
 }

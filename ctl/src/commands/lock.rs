@@ -108,10 +108,7 @@ impl Lock {
                         "a token is a number greater than 0: see batonctl lock show",
                     ));
                 };
-                looking(context, &name)
-                    .await?
-                    .force_release(token)
-                    .await?;
+                looking(context, &name).await?.force_release(token).await?;
                 output::print(format!("Lock {name} released from token {token}\n"))
             }
         }
@@ -284,7 +281,10 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
     loop {
         let page = Get::range(&from, &end).revision(revision).limit(PAGE);
         let found = context.client.get(page).await?;
-        revision = found.header.map_or(0, |header| header.revision).max(revision);
+        revision = found
+            .header
+            .map_or(0, |header| header.revision)
+            .max(revision);
         for pair in &found.kvs {
             if let Some(name) = name_of(pair) {
                 let line = locks.entry(name.to_owned()).or_default();
@@ -325,6 +325,9 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
             });
         });
     }
+    if rows.is_empty() {
+        return output::print("no lock is held\n");
+    }
     let columns = [
         Column::Text("NAME"),
         Column::Number("TOKEN"),
@@ -336,7 +339,9 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
         .iter()
         .map(|(name, holder, ttl, waiting)| {
             let who = describe(holder);
-            let who = who.rsplit_once(" (token").map_or(who.as_str(), |(who, _)| who);
+            let who = who
+                .rsplit_once(" (token")
+                .map_or(who.as_str(), |(who, _)| who);
             vec![
                 name.clone(),
                 holder.token.to_string(),

@@ -275,7 +275,10 @@ impl Stream {
                     continue;
                 }
                 Ended::Broke(status) => {
-                    complain(format_args!("watch was canceled ({})", status_text(&status)));
+                    complain(format_args!(
+                        "watch was canceled ({})",
+                        status_text(&status)
+                    ));
                 }
             }
             let text = "watch is canceled by the server";

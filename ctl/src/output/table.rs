@@ -123,7 +123,10 @@ pub(super) fn hash_kv(answer: &[(String, pb::HashKvResponse)]) -> Table {
 
 /// Columns for people; the last one ends where its text does.
 pub(super) fn columns(out: &mut Vec<u8>, columns: &[Column], rows: &[Vec<String>]) {
-    let titles: Vec<String> = columns.iter().map(|column| column.title().to_owned()).collect();
+    let titles: Vec<String> = columns
+        .iter()
+        .map(|column| column.title().to_owned())
+        .collect();
     let width = |column: usize| {
         let cells = rows.iter().chain([&titles]);
         let widths = cells.map(|row| row[column].chars().count());
