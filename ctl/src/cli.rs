@@ -8,8 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    alarm, auth, completion, elect, endpoint, kv, lease, lock, maintenance, member, txn, version,
-    watch,
+    alarm, auth, barrier, completion, elect, endpoint, kv, lease, lock, maintenance, member, queue,
+    txn, version, watch,
 };
 use crate::failure::{Failure, Result};
 use crate::flags::{self, Flags, Limits};
@@ -68,6 +68,10 @@ enum Command {
     Lock(lock::Lock),
     Elect(elect::Elect),
     #[command(subcommand)]
+    Queue(queue::Queue),
+    #[command(subcommand)]
+    Barrier(barrier::Barrier),
+    #[command(subcommand)]
     Member(member::Member),
     Endpoint(endpoint::Endpoint),
     #[command(subcommand)]
@@ -119,6 +123,8 @@ pub async fn run() -> Result<()> {
         Command::Lease(lease) => lease.run(&context).await,
         Command::Lock(lock) => lock.run(&context).await,
         Command::Elect(elect) => elect.run(&context).await,
+        Command::Queue(queue) => queue.run(&context).await,
+        Command::Barrier(barrier) => barrier.run(&context).await,
         Command::Member(member) => member.run(&context).await,
         Command::Endpoint(endpoint) => endpoint.run(&context).await,
         Command::Alarm(alarm) => alarm.run(&context).await,

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod auth;
+pub mod barrier;
 pub mod completion;
 pub mod elect;
 pub mod endpoint;
@@ -12,6 +13,7 @@ pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod member;
+pub mod queue;
 pub mod txn;
 pub mod version;
 pub mod watch;

@@ -1,9 +1,10 @@
 //! Flags every command takes, and the environment that stands in for them.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_client::{Client, Credentials, Options};
+use baton_client::{Client, Credentials, Identity, Options, Tls};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Parser};
 use prost::Message;
@@ -53,6 +54,36 @@ pub struct Flags {
     #[arg(long, global = true, hide = true, default_value = "0", value_parser = go::size_flag, help_heading = CONNECTION)]
     pub max_recv_bytes: usize,
 
+    /// Certificates of the authorities that are trusted (PEM); with it, endpoints are https:// by default
+    #[arg(long, global = true, hide = true, value_name = "FILE", help_heading = CONNECTION)]
+    pub cacert: Option<PathBuf>,
+
+    /// Who this is, for servers that ask (PEM)
+    #[arg(long, global = true, hide = true, value_name = "FILE", help_heading = CONNECTION)]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of --cert (PEM)
+    #[arg(long, global = true, hide = true, value_name = "FILE", help_heading = CONNECTION)]
+    pub key: Option<PathBuf>,
+
+    /// Take any certificate of a server: for trials only
+    #[arg(long, global = true, hide = true, help_heading = CONNECTION)]
+    pub insecure_skip_tls_verify: bool,
+
+    /// Endpoints without http:// or https:// are not encrypted (with =false, they are)
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = go::parse_bool,
+        action = ArgAction::Set,
+        help_heading = CONNECTION
+    )]
+    pub insecure_transport: Option<bool>,
+
     /// Who asks: NAME or NAME:PASSWORD; without a password it is asked for
     #[arg(long, global = true, help_heading = CONNECTION)]
     pub user: Option<String>,
@@ -96,6 +127,7 @@ impl Flags {
             keep_alive: self.keepalive_time.max(LEAST_KEEP_ALIVE),
             keep_alive_timeout: self.keepalive_timeout,
             credentials: self.credentials()?,
+            tls: self.tls()?,
             ..Default::default()
         };
         Ok(Client::with_options(self.endpoints(), options)?)
@@ -105,8 +137,47 @@ impl Flags {
         let endpoints = self.endpoints.iter().map(|endpoint| endpoint.trim());
         endpoints
             .filter(|endpoint| !endpoint.is_empty())
-            .map(str::to_owned)
+            .map(|endpoint| {
+                if self.is_encrypted() && !has_scheme(endpoint) {
+                    format!("https://{endpoint}")
+                } else {
+                    endpoint.to_owned()
+                }
+            })
             .collect()
+    }
+
+    /// Whether endpoints that do not say so are encrypted.
+    fn is_encrypted(&self) -> bool {
+        let asks = self.cacert.is_some() || self.cert.is_some() || self.insecure_skip_tls_verify;
+        !self.insecure_transport.unwrap_or(!asks)
+    }
+
+    fn tls(&self) -> Result<Tls> {
+        let read = |flag: &str, path: &PathBuf| {
+            std::fs::read(path).map_err(|error| {
+                Failure::arguments(format!("--{flag}={}: {error}", path.display()))
+            })
+        };
+        let identity = match (&self.cert, &self.key) {
+            (Some(certificate), Some(key)) => Some(Identity {
+                certificates: read("cert", certificate)?,
+                key: read("key", key)?,
+            }),
+            (None, None) => None,
+            (Some(_), None) => return Err(Failure::arguments("--cert needs its --key")),
+            (None, Some(_)) => return Err(Failure::arguments("--key needs its --cert")),
+        };
+        let ca = match &self.cacert {
+            Some(path) => read("cacert", path)?,
+            None => Vec::new(),
+        };
+        Ok(Tls {
+            ca,
+            identity,
+            server_name: None,
+            insecure_skip_verify: self.insecure_skip_tls_verify,
+        })
     }
 
     fn credentials(&self) -> Result<Option<Credentials>> {
@@ -156,6 +227,10 @@ fn check(what: &str, size: usize, limit: usize) -> Result<()> {
         return Err(Status::resource_exhausted(text).into());
     }
     Ok(())
+}
+
+fn has_scheme(endpoint: &str) -> bool {
+    endpoint.contains("://") || endpoint.starts_with("unix")
 }
 
 /// Servers may hang up on clients that ping more often. etcdctl's default is below it, and its library raises it.

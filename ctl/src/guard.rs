@@ -23,7 +23,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitStatus, Stdio};
@@ -231,13 +231,14 @@ impl Frames {
 }
 
 impl Guard {
-    /// Starts a guard, which starts the command at once.
+    /// Starts a guard, which starts the command at once, with this standard input or that of this process.
     ///
     /// # Errors
     /// If no process can be started.
-    pub async fn start(
+    pub fn start(
         command: &[OsString],
         environment: Vec<(&'static str, String)>,
+        stdin: Option<OwnedFd>,
         until: Deadline,
         manner: Manner,
     ) -> std::io::Result<Self> {
@@ -251,7 +252,9 @@ impl Guard {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .process_group(0)
             .spawn()?;
-        send_with_standard_input(&ours, &Order::Until(until).encode())?;
+        let own = std::io::stdin();
+        let stdin = stdin.as_ref().map_or_else(|| own.as_fd(), OwnedFd::as_fd);
+        send_with_standard_input(&ours, stdin, &Order::Until(until).encode())?;
         ours.set_nonblocking(true)?;
         let (reports, orders) = UnixStream::from_std(ours)?.into_split();
         Ok(Self {
@@ -287,9 +290,12 @@ fn this_program() -> OsString {
 }
 
 /// The guard's own standard input is the socket, so the command's goes through it.
-fn send_with_standard_input(socket: &Socket, bytes: &[u8]) -> std::io::Result<()> {
-    let stdin = std::io::stdin();
-    let files = [stdin.as_fd()];
+fn send_with_standard_input(
+    socket: &Socket,
+    stdin: BorrowedFd<'_>,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    let files = [stdin];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));

@@ -120,6 +120,11 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// For people.
+    pub fn is_simple(&self) -> bool {
+        self.format == Format::Simple
+    }
+
     /// In which format.
     pub fn format(&self) -> Format {
         self.format

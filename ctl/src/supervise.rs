@@ -2,9 +2,10 @@
 //! the command's.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use baton_recipes::{BootInstant, Grant, LossReason, SessionState};
+use baton_recipes::{BootInstant, LossReason, Lost, Session, SessionState};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -49,6 +50,8 @@ pub struct Task<'a> {
     pub grace: Duration,
     /// It stays in this process group.
     pub foreground: bool,
+    /// Its standard input, where that is not this process's own.
+    pub stdin: Option<OwnedFd>,
     /// What is held, for people.
     pub what: String,
 }
@@ -60,10 +63,9 @@ const LEAD: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// If it cannot be started.
-pub async fn run(grant: &Grant, task: Task<'_>, story: Story) -> Result<End> {
+pub async fn run(session: &Session, mut lost: Lost, task: Task<'_>, story: Story) -> Result<End> {
     let mut signals = Signals::new()?;
-    let mut state = grant.session().state();
-    let mut lost = grant.lost();
+    let mut state = session.state();
     let Some(until) = until(*state.borrow_and_update(), task.grace) else {
         return Ok(End::Stopped(lost.now()));
     };
@@ -71,7 +73,7 @@ pub async fn run(grant: &Grant, task: Task<'_>, story: Story) -> Result<End> {
         quiet: story.quiet,
         foreground: task.foreground,
     };
-    let guard = Guard::start(task.command, task.environment, until, manner).await;
+    let guard = Guard::start(task.command, task.environment, task.stdin, until, manner);
     let mut guard =
         guard.map_err(|error| Failure::error(format!("cannot start the command: {error}")))?;
     let mut command = None;

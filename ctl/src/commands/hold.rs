@@ -12,8 +12,9 @@ use rustix::process::Signal;
 use tokio::sync::oneshot;
 
 use crate::cli::Context;
-use crate::failure::{BAD_ARGUMENTS, Failure, LOST, NOT_OBTAINED, Result};
+use crate::failure::{Failure, LOST, NOT_OBTAINED, Result};
 use crate::go;
+use crate::guard::rounded;
 use crate::supervise::{self, End, Signals, Story, Task, tell_of_renewals};
 
 /// How it is waited for and held.
@@ -39,8 +40,25 @@ pub struct Options {
     pub quiet: bool,
 }
 
+impl Options {
+    /// Between SIGTERM and SIGKILL, out of the time a session has without renewals.
+    pub fn grace_of(&self, safe: Duration) -> Result<Duration> {
+        let Some(grace) = self.grace else {
+            return Ok((safe / 4).min(LONGEST_GRACE));
+        };
+        if grace > safe / 2 {
+            return Err(Failure::arguments(format!(
+                "--grace={} leaves too little of the TTL, of which {} can be used for it: raise --ttl",
+                go::duration(grace),
+                go::duration(rounded(safe / 2))
+            )));
+        }
+        Ok(grace)
+    }
+}
+
 /// A time as a number of seconds, as etcdctl takes it, or as Go writes it.
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+pub fn seconds(text: &str) -> std::result::Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => go::parse_duration(text),
@@ -118,22 +136,13 @@ impl<'a> Holding<'a> {
             .label(label)
             .open()
             .await?;
-        // All of the time to live but the margin.
-        let safe = session.remaining();
-        let grace = options
-            .grace
-            .unwrap_or_else(|| (safe / 4).min(LONGEST_GRACE));
-        if grace > safe / 2 {
-            let _ = session.close().await;
-            return Err(Failure::new(
-                BAD_ARGUMENTS,
-                format!(
-                    "--grace={} leaves too little of the TTL: a command is given {} at most with it; raise --ttl",
-                    go::duration(grace),
-                    go::duration(supervise_rounded(safe / 2))
-                ),
-            ));
-        }
+        let grace = match options.grace_of(session.remaining()) {
+            Ok(grace) => grace,
+            Err(failure) => {
+                let _ = session.close().await;
+                return Err(failure);
+            }
+        };
         Ok(Self {
             context,
             options,
@@ -257,9 +266,11 @@ impl<'a> Holding<'a> {
             environment,
             grace: self.grace,
             foreground: self.options.foreground,
+            stdin: None,
             what: what.clone(),
         };
-        let end = supervise::run(held.grant(), task, self.story).await;
+        let lost = held.grant().lost();
+        let end = supervise::run(&self.session, lost, task, self.story).await;
         match end {
             Ok(End::ByItself(code)) => {
                 self.release(held).await;
@@ -343,10 +354,6 @@ const LONGEST_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at who is in front.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-fn supervise_rounded(time: Duration) -> Duration {
-    crate::guard::rounded(time)
-}
-
 /// The exit code of a process that ended because of a signal.
 pub fn code_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(255)
@@ -363,7 +370,7 @@ pub fn describe(waiter: &Waiter) -> String {
 }
 
 /// Who this is: `alice@web1 pid 4711: ./report.sh`.
-fn label(command: &[OsString]) -> String {
+pub fn label(command: &[OsString]) -> String {
     let user = ["USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok())
