@@ -76,7 +76,7 @@ async fn the_exit_code_of_the_command_is_passed_on() {
 #[tokio::test]
 async fn the_command_finds_token_and_key_in_its_environment() {
     let scene = Scene::begin().await;
-    let mut running = scene.lock(&[], "echo $BATON_FENCING_TOKEN $BATON_LOCK_KEY; read line");
+    let mut running = scene.lock(&[], "echo $BATON_FENCING_TOKEN $BATON_LOCK_KEY; sleep 60");
     let line = running.line().await;
     let (token, key) = line.split_once(' ').expect("two words");
     let found = scene.ctl(&format!("get {key} -w fields")).await.out;
