@@ -13,6 +13,7 @@ of_both!(
     a_read_without_an_answer_is_made_elsewhere,
     a_put_the_server_did_not_process_is_made_elsewhere,
     a_put_the_server_refused_to_begin_is_made_elsewhere,
+    a_put_whose_stream_is_reset_for_another_reason_is_unknown,
     a_read_at_an_endpoint_that_went_silent_is_made_elsewhere,
 );
 
@@ -106,10 +107,11 @@ async fn made_elsewhere(program: Program, frames: &'static [u8]) {
 /// RST_STREAM of the first stream: CANCEL, which says nothing about what was done.
 const CANCEL: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
 
-#[tokio::test]
-async fn a_put_whose_stream_is_reset_for_another_reason_is_unknown() {
+async fn a_put_whose_stream_is_reset_for_another_reason_is_unknown(program: Program) {
+    let (cluster, direct) = single(&program).await;
     let fake = says(CANCEL).await;
-    let client = Client::new([fake]).expect("client");
+    let client = preferring(&fake, &cluster.urls()[0], Options::default()).await;
     let error = client.put(("k", "v")).await.expect_err("no answer");
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
+    assert_eq!(direct.get("k").await.expect("get").count, 0);
 }

@@ -10,7 +10,7 @@ of_both!(
     watches_of_one_client_are_told_apart,
     a_watch_begins_in_the_past,
     a_watch_goes_on_when_its_member_is_killed,
-    an_idle_watch_without_a_revision_misses_nothing_across_a_kill,
+    what_happens_while_the_stream_is_down_is_told_afterwards,
     a_watch_that_needs_compacted_revisions_says_so,
     a_slow_reader_gets_everything_and_holds_up_nobody,
     a_watch_of_an_empty_range_is_refused_with_the_reason,
@@ -94,17 +94,22 @@ async fn a_watch_goes_on_when_its_member_is_killed(program: Program) {
     assert_eq!(once, seen, "nothing was told twice");
 }
 
-async fn an_idle_watch_without_a_revision_misses_nothing_across_a_kill(program: Program) {
-    let (mut cluster, client) = single(&program).await;
-    put(&client, "k", "before").await;
-    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
-    cluster.members[0].kill();
-    cluster.members[0].start().expect("start");
-    cluster.ready().await.expect("ready");
-    // Written past this client, which may not have noticed yet.
-    let other = Client::new(cluster.urls()).expect("client");
-    let revision = put(&other, "k", "after").await;
-    assert_eq!(read_to(&mut watcher, revision).await, [revision]);
+async fn what_happens_while_the_stream_is_down_is_told_afterwards(program: Program) {
+    let (cluster, direct) = single(&program).await;
+    let proxy = Proxy::of(&cluster.urls()[0]).await;
+    let client = Client::new([proxy.endpoint()]).expect("client");
+    let before = put(&direct, "k", "before").await;
+    let past = client.watch(Watch::key("k").from(before)).await;
+    let mut past = past.expect("watch");
+    assert_eq!(read_to(&mut past, before).await, [before]);
+    let mut idle = client.watch(Watch::key("k")).await.expect("watch");
+    assert_eq!(idle.created_at(), before);
+    proxy.set(Mode::Cut);
+    let first = put(&direct, "k", "first").await;
+    let second = put(&direct, "k", "second").await;
+    proxy.set(Mode::Pass);
+    assert_eq!(read_to(&mut idle, second).await, [first, second]);
+    assert_eq!(read_to(&mut past, second).await, [first, second]);
 }
 
 async fn a_watch_that_needs_compacted_revisions_says_so(program: Program) {
@@ -271,6 +276,7 @@ async fn progress_keeps_an_idle_watch_out_of_the_way_of_compactions() {
             .watch(Watch::key("idle").progress())
             .await
             .expect("watch");
+        put(&direct, "other", "").await;
         let last = put(&direct, "other", "").await;
         while told.next().await.expect("progress").revision < last {}
         proxy.set(Mode::Cut);
