@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use pb::request_op::Request;
 use pb::response_op::Response;
 
-use crate::{Error, prefix_end};
+use tonic::Code;
+
+use crate::{Error, Refusal, prefix_end};
 
 /// The end of a range that has none.
 const NO_END: &[u8] = b"\0";
@@ -17,8 +19,12 @@ pub(crate) struct Namespace {
     prefix: Bytes,
 }
 
+/// What the server says to an empty key, which a prefix would make one that is not empty.
 fn no_key() -> Error {
-    Error::Invalid("the key is empty; write \\0 for the first key".to_owned())
+    Error::Refused(Refusal {
+        code: Code::InvalidArgument,
+        message: "etcdserver: key is not provided".to_owned(),
+    })
 }
 
 impl Namespace {
@@ -52,13 +58,14 @@ impl Namespace {
     }
 
     fn put_on_range(&self, key: &mut Bytes, end: &mut Bytes) -> Result<(), Error> {
+        if self.prefix.is_empty() {
+            return Ok(());
+        }
         if key.is_empty() {
             return Err(no_key());
         }
-        if !self.prefix.is_empty() {
-            *key = self.with(key);
-            self.put_on_end(end);
-        }
+        *key = self.with(key);
+        self.put_on_end(end);
         Ok(())
     }
 
@@ -67,13 +74,7 @@ impl Namespace {
     }
 
     pub(crate) fn put(&self, request: &mut pb::PutRequest) -> Result<(), Error> {
-        if request.key.is_empty() {
-            return Err(no_key());
-        }
-        if !self.prefix.is_empty() {
-            request.key = self.with(&request.key);
-        }
-        Ok(())
+        self.put_on_range(&mut request.key, &mut Bytes::new())
     }
 
     pub(crate) fn delete(&self, request: &mut pb::DeleteRangeRequest) -> Result<(), Error> {
@@ -90,11 +91,8 @@ impl Namespace {
                 Some(Request::RequestPut(request)) => self.put(request)?,
                 Some(Request::RequestDeleteRange(request)) => self.delete(request)?,
                 Some(Request::RequestTxn(request)) => self.txn(request)?,
-                None => {
-                    return Err(Error::Invalid(
-                        "an operation of the transaction is empty".to_owned(),
-                    ));
-                }
+                // The server refuses it.
+                None => {}
             }
         }
         Ok(())
@@ -154,5 +152,64 @@ impl Namespace {
         for key in keys {
             self.strip(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compare, Get, Op, Put, Txn, Watch};
+
+    fn range_in(prefix: &[u8], get: Get) -> (Bytes, Bytes) {
+        let mut request = get.request;
+        let namespace = Namespace::new(prefix);
+        namespace.range(&mut request).expect("a key");
+        (request.key, request.range_end)
+    }
+
+    #[test]
+    fn ranges_stay_within_the_namespace() {
+        let of = |key: &'static [u8], end: &'static [u8]| (Bytes::from(key), Bytes::from(end));
+        assert_eq!(range_in(b"p/", Get::key("k")), of(b"p/k", b""));
+        assert_eq!(range_in(b"p/", Get::range("a", "c")), of(b"p/a", b"p/c"));
+        assert_eq!(range_in(b"p/", Get::range("a", "\0")), of(b"p/a", b"p0"));
+        assert_eq!(range_in(b"p/", Get::prefix("")), of(b"p/\0", b"p0"));
+        assert_eq!(
+            range_in(b"p\xff", Get::range("a", "\0")),
+            of(b"p\xffa", b"q")
+        );
+        assert_eq!(
+            range_in(b"\xff", Get::range("a", "\0")),
+            of(b"\xffa", b"\0")
+        );
+        // A prefix that ends where the namespace does.
+        assert_eq!(range_in(b"p/", Get::prefix(b"\xff")), of(b"p/\xff", b"p0"));
+        assert_eq!(range_in(b"", Get::range("", "")), of(b"", b""));
+
+        let mut watch = Watch::key("").request;
+        Namespace::new(b"p/").watch(&mut watch);
+        assert_eq!(watch.key, "p/");
+    }
+
+    #[test]
+    fn every_part_of_a_nested_transaction_gets_the_prefix() {
+        let inner = Txn::new()
+            .when(Compare::absent("a").over("\0"))
+            .or_else(Put::new("b", "v"));
+        let mut request = Txn::new().then(inner).or_else(Get::key("c")).request;
+        Namespace::new(b"p/").txn(&mut request).expect("keys");
+        let expected = Txn::new()
+            .then(
+                Txn::new()
+                    .when(Compare::absent("p/a").over("p0"))
+                    .or_else(Put::new("p/b", "v")),
+            )
+            .or_else(Get::key("p/c"));
+        assert_eq!(request, expected.request);
+
+        let mut empty_key = Txn::new().then(Op::from(Get::key(""))).request;
+        let refused = Namespace::new(b"p/").txn(&mut empty_key);
+        let error = refused.expect_err("an empty key would become the prefix");
+        assert_eq!(error.to_string(), "etcdserver: key is not provided");
     }
 }

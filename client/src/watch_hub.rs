@@ -441,6 +441,8 @@ pub(crate) async fn serve(core: Arc<Core>, mut commands: mpsc::UnboundedReceiver
                 Fate::Refused => hub.fail_all(&WatchError::Failed(Refusal::of(&status).into())),
                 Fate::Unauthenticated if core.token.is_wanted() => {
                     core.token.rejected(token.as_ref()).await;
+                    // A pause between tokens, should none of them be accepted.
+                    endpoint.failed(format!("{}: {}", endpoint.address, status.message()));
                 }
                 Fate::Unauthenticated => {
                     hub.fail_all(&WatchError::Failed(Refusal::of(&status).into()));

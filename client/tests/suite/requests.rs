@@ -88,7 +88,10 @@ async fn a_namespace_is_put_on_and_taken_off(program: Program) {
     assert_eq!(deleted.deleted, 2);
     assert_eq!(deleted.prev_kvs[0].key, "k");
     assert_eq!(outside.get(Get::prefix("")).await.expect("get").count, 5);
-    inside.put(("", "")).await.expect_err("an empty key");
+    for client in [&inside, &outside] {
+        let error = client.put(("", "")).await.expect_err("an empty key");
+        assert_eq!(error.to_string(), "etcdserver: key is not provided");
+    }
 }
 
 async fn a_refusal_carries_code_and_text(program: Program) {

@@ -232,7 +232,13 @@ async fn a_watch_leaves_a_member_that_lost_its_leader(program: Program) {
             .add_service(pb::watch_server::WatchServer::new(Leaderless))
             .serve_with_incoming(incoming),
     );
-    let client = Client::new([&fake]).expect("client");
+    let hour = std::time::Duration::from_secs(3600);
+    let options = Options {
+        attempt_timeout: hour,
+        request_timeout: hour,
+        ..Options::default()
+    };
+    let client = Client::with_options([&fake], options).expect("client");
     client
         .set_endpoints([&fake, &cluster.urls()[0]])
         .expect("endpoints");
