@@ -129,7 +129,9 @@ on_both! {
             puts(path, message, JOBS)
         });
         gate.send_replace(true);
-        mail_through(&client).await.push("once").await.unwrap();
+        // Kept: what the copy would need, the producer's lease, is there.
+        let producer = mail_through(&client).await;
+        producer.push("once").await.unwrap();
         mail(&server).await.pop().await.unwrap().ack().await.unwrap();
         assert_eq!(proxy.kept(), 1);
         proxy.deliver().await;
