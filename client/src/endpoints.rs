@@ -107,8 +107,14 @@ impl Endpoint {
     }
 
     /// It left something unanswered for too long: the same, and streams that would not notice leave it.
+    /// Perhaps only the connection is dead: whoever asks it again does so on a new one, while those who
+    /// still wait for answers on this one may get them.
     pub(crate) fn fell_silent(&self, why: String) {
         self.failed(why);
+        let mut state = self.state.lock();
+        let is_open = |opening: &mut Opening| opening.peek().is_some();
+        drop(state.opening.take_if(is_open));
+        drop(state);
         self.silent.send_replace(());
     }
 

@@ -355,7 +355,7 @@ fn canceled(response: pb::WatchResponse) -> WatchError {
 enum End {
     /// What was asked for here was not answered.
     Silent,
-    /// Something else was not, and there are other endpoints.
+    /// Something else was not.
     Left,
     Failed(Status),
 }
@@ -427,7 +427,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut commands: mpsc::UnboundedReceiver
                     None => return,
                 },
                 () = tokio::time::sleep_until(silence), if !hub.asked.is_empty() => break End::Silent,
-                Ok(()) = silences.changed(), if core.endpoints.count() > 1 => break End::Left,
+                Ok(()) = silences.changed() => break End::Left,
             }
         };
         hub.detach();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_chaos_tests::process::Program;
-use baton_client::{BootInstant, Client, Options};
+use baton_client::{BootInstant, Client, Options, Watch};
 use futures_util::future::try_join_all;
 
 use crate::proxy::{Mode, Proxy};
@@ -13,6 +13,7 @@ of_both!(
     five_hundred_leases_are_renewed_on_one_stream,
     a_renewal_of_a_lease_that_is_gone_says_so,
     a_renewal_at_a_silent_endpoint_is_made_elsewhere_and_tells_when_it_was_sent_there,
+    renewals_and_watches_leave_a_connection_that_died_silently,
     renewals_go_on_when_the_member_they_went_to_is_killed,
 );
 
@@ -97,4 +98,34 @@ async fn a_renewal_at_a_silent_endpoint_is_made_elsewhere_and_tells_when_it_was_
         renewal.sent.since(asked) >= silence,
         "sent when it was sent again"
     );
+}
+
+async fn renewals_and_watches_leave_a_connection_that_died_silently(program: Program) {
+    let (cluster, direct) = single(&program).await;
+    let proxy = Proxy::of(&cluster.urls()[0]).await;
+    let options = Options {
+        attempt_timeout: Duration::from_millis(300),
+        keep_alive: Duration::from_secs(3600),
+        ..Options::default()
+    };
+    let client = Client::with_options([proxy.endpoint()], options).expect("client");
+    let id = client
+        .grant(Duration::from_secs(60), 0)
+        .await
+        .expect("grant")
+        .id;
+    client
+        .renew(id)
+        .await
+        .expect("renewal")
+        .expect("it is there");
+    let mut watcher = client.watch(Watch::key("k")).await.expect("watch");
+    proxy.mute_these();
+    client
+        .renew(id)
+        .await
+        .expect("renewal")
+        .expect("it is there");
+    direct.put(("k", "v")).await.expect("put");
+    assert_eq!(watcher.next().await.expect("event").events.len(), 1);
 }

@@ -1,5 +1,8 @@
 //! A server's address at which answers can be withheld and connections cut; and servers that only pretend.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -11,6 +14,8 @@ pub enum Mode {
     Pass,
     /// Requests arrive, answers do not.
     Mute,
+    /// The same on so many connections that were made first; later ones pass.
+    MuteFirst(usize),
     /// Connections are closed, and new ones at once.
     Cut,
 }
@@ -19,6 +24,7 @@ pub enum Mode {
 pub struct Proxy {
     address: String,
     mode: watch::Sender<Mode>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -27,16 +33,28 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let address = listener.local_addr().expect("address").to_string();
         let (mode, modes) = watch::channel(Mode::Pass);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server.clone(), modes.clone()));
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(pass(client, server.clone(), modes.clone(), number));
             }
         });
-        Self { address, mode }
+        Self {
+            address,
+            mode,
+            connections,
+        }
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Lets no answer pass on the connections there are.
+    pub fn mute_these(&self) {
+        self.set(Mode::MuteFirst(self.connections.load(Ordering::SeqCst)));
     }
 
     pub fn set(&self, mode: Mode) {
@@ -44,11 +62,13 @@ impl Proxy {
     }
 }
 
-/// Passes bytes between a client and the server until one of them, or the mode, ends it.
+/// Passes bytes between a client and the server until one of them, or the mode, ends it. `number` is the
+/// connection's, from 0.
 pub async fn pass(
     client: impl AsyncRead + AsyncWrite + Unpin,
     server: String,
     mut modes: watch::Receiver<Mode>,
+    number: usize,
 ) {
     let Ok(server) = TcpStream::connect(server).await else {
         return;
@@ -64,7 +84,12 @@ pub async fn pass(
             if count == 0 {
                 return;
             }
-            if *mode.borrow() != Mode::Pass {
+            let passes = match *mode.borrow() {
+                Mode::Pass => true,
+                Mode::MuteFirst(count) => number >= count,
+                Mode::Mute | Mode::Cut => false,
+            };
+            if !passes {
                 continue;
             }
             if to_client.write_all(&buffer[..count]).await.is_err() {

@@ -100,7 +100,7 @@ async fn encrypted(
             let (acceptor, server, modes) = (acceptor.clone(), server.clone(), modes.clone());
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    pass(stream, server, modes).await;
+                    pass(stream, server, modes, 0).await;
                 }
             });
         }
@@ -204,7 +204,7 @@ async fn a_server_on_a_unix_socket_is_reached(program: Program) {
     let (_keep, modes) = watch::channel(Mode::Pass);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(pass(stream, server.clone(), modes.clone()));
+            tokio::spawn(pass(stream, server.clone(), modes.clone(), 0));
         }
     });
     let client = Client::new([format!("unix:{}", path.display())]).expect("client");
