@@ -29,9 +29,9 @@ pub struct Options {
     /// Time a request may take, all attempts together. Default 7 s: more than a server takes to elect a
     /// leader and to say that it could not. Requests that wait by nature (watch, lock) have no limit.
     pub request_timeout: Duration,
-    /// Time an endpoint has to answer what another one may be asked as well: a read is asked elsewhere
-    /// after that (and each further endpoint has twice as long), the stream of renewals or watches is
-    /// opened elsewhere. Default 2 s.
+    /// Time an endpoint has to answer what may be asked again: behind it a read is made elsewhere, if there
+    /// is another endpoint (and each further one has twice as long), and the streams of renewals and
+    /// watches are opened anew, elsewhere or on a new connection. Default 2 s.
     pub attempt_timeout: Duration,
     /// Silence after which the server is pinged. Default 10 s; servers refuse less than 5 s.
     pub keep_alive: Duration,
