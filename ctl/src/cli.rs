@@ -1,18 +1,17 @@
 //! The commands, and how a command line becomes one.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
 use baton_client::Client;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    alarm, auth, barrier, completion, elect, endpoint, kv, lease, lock, maintenance, member, queue,
-    txn, version, watch,
+    alarm, auth, barrier, check, completion, elect, endpoint, kv, lease, lock, maintenance, member,
+    mirror, queue, txn, version, watch,
 };
 use crate::failure::{Failure, Result};
-use crate::flags::{self, Flags, Limits};
+use crate::flags::{self, Flags};
 use crate::output::{self, Output, complain};
 
 /// What a command works with.
@@ -20,10 +19,8 @@ use crate::output::{self, Output, complain};
 pub struct Context {
     /// The cluster.
     pub client: Client,
-    /// Time for a command that does not wait by nature.
-    pub command_timeout: Duration,
-    /// What may be sent and received.
-    pub limits: Limits,
+    /// The flags that every command takes.
+    pub flags: Flags,
     /// Where answers go.
     pub output: Output,
 }
@@ -88,6 +85,9 @@ enum Command {
     User(auth::User),
     #[command(subcommand)]
     Role(auth::Role),
+    MakeMirror(mirror::MakeMirror),
+    #[command(subcommand)]
+    Check(check::Check),
     Completion(completion::Completion),
     /// List the flags that every command takes
     Options,
@@ -109,9 +109,8 @@ pub async fn run() -> Result<()> {
     }
     let context = Context {
         client: flags.client()?,
-        command_timeout: flags.command_timeout,
-        limits: flags.limits(),
         output: flags.output()?,
+        flags,
     };
     match command {
         Command::Put(put) => put.run(&context).await,
@@ -135,6 +134,8 @@ pub async fn run() -> Result<()> {
         Command::Auth(auth) => auth.run(&context).await,
         Command::User(user) => user.run(&context).await,
         Command::Role(role) => role.run(&context).await,
+        Command::MakeMirror(mirror) => mirror.run(&context).await,
+        Command::Check(check) => check.run(&context).await,
         Command::Completion(_) | Command::Options | Command::Version(_) => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod auth;
 pub mod barrier;
+pub mod check;
 pub mod completion;
 pub mod elect;
 pub mod endpoint;
@@ -13,6 +14,7 @@ pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod member;
+pub mod mirror;
 pub mod queue;
 pub mod txn;
 pub mod version;

@@ -119,6 +119,22 @@ impl Flags {
         Ok(Output::new(format, self.hex))
     }
 
+    /// A client of another cluster, reached in the same way under another name.
+    pub fn client_elsewhere(
+        &self,
+        endpoint: &str,
+        user: Option<&str>,
+        password: Option<&str>,
+    ) -> Result<Client> {
+        let elsewhere = Self {
+            endpoints: vec![endpoint.to_owned()],
+            user: user.map(str::to_owned),
+            password: password.map(str::to_owned),
+            ..self.clone()
+        };
+        elsewhere.client()
+    }
+
     /// A client of the cluster.
     pub fn client(&self) -> Result<Client> {
         let options = Options {

@@ -119,7 +119,7 @@ impl Elect {
             let event = tokio::select! {
                 event = leaders.next() => event,
                 _ = signals.end() => {
-                    let _ = tokio::time::timeout(context.command_timeout, session.close()).await;
+                    let _ = tokio::time::timeout(context.flags.command_timeout, session.close()).await;
                     return Ok(());
                 }
             };

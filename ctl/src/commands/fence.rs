@@ -24,6 +24,11 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// The flag is there.
+    pub fn is_given(&self) -> bool {
+        self.fence.is_some()
+    }
+
     /// `None` without the flag.
     pub fn compare(&self) -> Result<Option<Compare>> {
         let Some(fence) = &self.fence else {

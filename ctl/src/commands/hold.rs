@@ -338,13 +338,13 @@ impl<'a> Holding<'a> {
 
     /// There may be nothing left to release, and nobody who answers.
     async fn release_quietly(self, held: Held) {
-        let limit = self.context.command_timeout;
+        let limit = self.context.flags.command_timeout;
         let _ = tokio::time::timeout(limit, held.release()).await;
         self.close().await;
     }
 
     async fn close(&self) {
-        let limit = self.context.command_timeout;
+        let limit = self.context.flags.command_timeout;
         let _ = tokio::time::timeout(limit, self.session.clone().close()).await;
     }
 }

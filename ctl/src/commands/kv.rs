@@ -48,7 +48,7 @@ pub struct Put {
     #[arg(long)]
     ignore_lease: bool,
     #[command(flatten)]
-    fence: Fence,
+    pub(super) fence: Fence,
 }
 
 impl Put {
@@ -94,7 +94,7 @@ impl Put {
 
     pub async fn run(self, context: &Context) -> Result<()> {
         let request = self.request()?;
-        context.limits.check_request(&request)?;
+        context.flags.limits().check_request(&request)?;
         let put = baton_client::Put { request };
         let answer = match self.fence.compare()? {
             None => context.client.put(put).await?,
@@ -267,7 +267,7 @@ impl Get {
         } else {
             context.client.get(get).await?
         };
-        context.limits.check_answer(&answer)?;
+        context.flags.limits().check_answer(&answer)?;
         let output = if self.print_value_only {
             context.output.value_only()
         } else {
@@ -343,7 +343,7 @@ pub struct Del {
     #[arg(long)]
     range: bool,
     #[command(flatten)]
-    fence: Fence,
+    pub(super) fence: Fence,
 }
 
 impl Del {

@@ -87,7 +87,7 @@ impl Queue {
 
 /// Ends a session that is not needed any more; if the server does not answer, it ends with its lease.
 async fn close(context: &Context, session: Session) {
-    let _ = tokio::time::timeout(context.command_timeout, session.close()).await;
+    let _ = tokio::time::timeout(context.flags.command_timeout, session.close()).await;
 }
 
 impl Push {
@@ -218,7 +218,7 @@ impl Pop {
 
 async fn give_back(context: &Context, job: Job, story: Story) {
     let id = job.id().to_string();
-    let released = tokio::time::timeout(context.command_timeout, job.release()).await;
+    let released = tokio::time::timeout(context.flags.command_timeout, job.release()).await;
     if matches!(released, Ok(Ok(()))) {
         story.tell(format_args!("the job {id} is back in its place"));
     }

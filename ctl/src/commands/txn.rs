@@ -69,9 +69,9 @@ impl Txn {
             success,
             failure,
         };
-        context.limits.check_request(&request)?;
+        context.flags.limits().check_request(&request)?;
         let answer = context.client.txn(baton_client::Txn { request }).await?;
-        context.limits.check_answer(&answer)?;
+        context.flags.limits().check_answer(&answer)?;
         context.output.print(&Answer::Txn(&answer))
     }
 }
@@ -205,6 +205,14 @@ fn operation(line: &str) -> Result<pb::RequestOp> {
         let reason = reason.lines().next().unwrap_or_default();
         invalid(format!("invalid txn request: {line} ({reason})"))
     })?;
+    if let Operation::Put(kv::Put { fence, .. }) | Operation::Del(kv::Del { fence, .. }) =
+        &operation
+        && fence.is_given()
+    {
+        return Err(invalid(format!(
+            "{line}: --fence has no place in a transaction, which says it as a condition: create(\"KEY\") = \"TOKEN\""
+        )));
+    }
     let request = match operation {
         // There is no standard input left for a value.
         Operation::Put(put) if put.lacks_value() => {
@@ -267,5 +275,6 @@ mod tests {
         assert!(operation("put k v --foo").is_err());
         assert!(operation("foo k").is_err());
         assert!(operation("put k").is_err());
+        assert!(operation("put k v --fence=a/1@2").is_err());
     }
 }
