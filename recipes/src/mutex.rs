@@ -246,7 +246,14 @@ pub struct LockInfo {
 }
 
 impl LockInfo {
-    pub(crate) async fn read(client: &baton_client::Client, name: &Name) -> Result<Self, Error> {
+    /// Who holds and who waits for a name, as one who has no session sees it.
+    ///
+    /// Reads; may be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that makes no sense, [`Error::Client`] if there is no answer.
+    pub async fn read(client: &baton_client::Client, name: &Name) -> Result<Self, Error> {
+        name.check()?;
         use baton_client::pb::range_request::{SortOrder, SortTarget};
         use baton_client::pb::response_op::Response;
         let line = Get::prefix(name.prefix()).sort(SortTarget::Create, SortOrder::Ascend);

@@ -247,7 +247,11 @@ impl<'a> Holding<'a> {
             1 => ", 1 other before us".to_owned(),
             count => format!(", {count} others before us"),
         };
-        Some(format!(": held by {}{between}", describe(&holder)))
+        Some(format!(
+            ": held by {} (token {}){between}",
+            who(&holder),
+            holder.token
+        ))
     }
 
     /// Runs a command, if there is one, else waits for a signal; then gives up what is held.
@@ -360,13 +364,12 @@ pub fn code_of(signal: Signal) -> u8 {
 }
 
 /// Who holds or waits, for people.
-pub fn describe(waiter: &Waiter) -> String {
-    let who = match (&waiter.label, waiter.session) {
+pub fn who(waiter: &Waiter) -> String {
+    match (&waiter.label, waiter.session) {
         (label, _) if !label.is_empty() => label.clone(),
         (_, Some(session)) => format!("session {session}"),
         (_, None) => format!("the key {:?}", waiter.key),
-    };
-    format!("{who} (token {})", waiter.token)
+    }
 }
 
 /// Who this is: `alice@web1 pid 4711: ./report.sh`.

@@ -1,13 +1,13 @@
 //! Locks: running commands under them, and looking at who holds and who waits.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use baton_client::{Get, mvccpb::KeyValue};
-use baton_recipes::{LockInfo, Mutex, Session, Token, Waiter};
+use baton_client::{Compare, Delete, Get, Txn, mvccpb::KeyValue};
+use baton_recipes::{LockInfo, Mutex, Token, Waiter};
 use clap::{Args, Subcommand};
 
-use super::hold::{Held, Holding, Options, Words, describe};
+use super::hold::{Held, Holding, Options, Words, who};
 use super::text;
 use crate::cli::Context;
 use crate::failure::{Failure, NOT_OBTAINED, Result};
@@ -108,8 +108,7 @@ impl Lock {
                         "a token is a number greater than 0: see batonctl lock show",
                     ));
                 };
-                looking(context, &name).await?.force_release(token).await?;
-                output::print(format!("Lock {name} released from token {token}\n"))
+                release(context, &name, token).await
             }
         }
     }
@@ -168,13 +167,27 @@ async fn try_lock(holding: &Holding<'_>, mutex: &Mutex) -> Result<Held> {
     ))
 }
 
-/// To look at a lock, without holding anything. The session ends with the process.
-async fn looking(context: &Context, name: &str) -> Result<Mutex> {
-    let session = Session::open(&context.client, LOOKING).await?;
-    Ok(session.mutex(name))
+/// Removes who holds or waits with this token.
+async fn release(context: &Context, name: &str, token: Token) -> Result<()> {
+    let line = LockInfo::read(&context.client, &name.into()).await?;
+    let everybody = line.holder.iter().chain(&line.waiters);
+    let found = everybody.into_iter().find(|waiter| waiter.token == token);
+    let is_removed = match found {
+        Some(waiter) => {
+            let txn = Txn::new()
+                .when(Compare::created_at(&waiter.key, token.revision()))
+                .then(Delete::key(&waiter.key));
+            context.client.txn(txn).await?.succeeded
+        }
+        None => false,
+    };
+    if !is_removed {
+        return Err(Failure::error(format!(
+            "nobody holds or waits for {name:?} with token {token}: look again with batonctl lock show {name}"
+        )));
+    }
+    output::print(format!("Lock {name} released from token {token}\n"))
 }
-
-const LOOKING: std::time::Duration = std::time::Duration::from_secs(5);
 
 async fn time_left(context: &Context, waiter: &Waiter) -> i64 {
     let Some(session) = waiter.session else {
@@ -187,7 +200,7 @@ async fn time_left(context: &Context, waiter: &Waiter) -> i64 {
 async fn show(context: &Context, name: &str) -> Result<()> {
     let LockInfo {
         holder, waiters, ..
-    } = looking(context, name).await?.inspect().await?;
+    } = LockInfo::read(&context.client, &name.into()).await?;
     let mut rows = Vec::new();
     for (place, waiter) in holder.iter().chain(&waiters).enumerate() {
         rows.push(Row {
@@ -274,7 +287,7 @@ fn name_of(pair: &KeyValue) -> Option<&str> {
 }
 
 async fn list(context: &Context, prefix: &str) -> Result<()> {
-    let mut locks: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    let mut locks = BTreeSet::new();
     let whole = Get::prefix(prefix);
     let (mut from, end) = (whole.request.key.clone(), whole.request.range_end.clone());
     let mut revision = 0;
@@ -285,12 +298,7 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
             .header
             .map_or(0, |header| header.revision)
             .max(revision);
-        for pair in &found.kvs {
-            if let Some(name) = name_of(pair) {
-                let line = locks.entry(name.to_owned()).or_default();
-                line.push(pair.create_revision);
-            }
-        }
+        locks.extend(found.kvs.iter().filter_map(name_of).map(str::to_owned));
         let Some(last) = found.kvs.last().filter(|_| found.more) else {
             break;
         };
@@ -298,10 +306,9 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
         next.push(0);
         from = next.into();
     }
-    let session = Session::open(&context.client, LOOKING).await?;
     let mut rows = Vec::new();
-    for name in locks.keys() {
-        let info = session.mutex(name.as_str()).inspect().await?;
+    for name in &locks {
+        let info = LockInfo::read(&context.client, &name.into()).await?;
         if let Some(holder) = &info.holder {
             rows.push((
                 name.clone(),
@@ -338,16 +345,12 @@ async fn list(context: &Context, prefix: &str) -> Result<()> {
     let cells = rows
         .iter()
         .map(|(name, holder, ttl, waiting)| {
-            let who = describe(holder);
-            let who = who
-                .rsplit_once(" (token")
-                .map_or(who.as_str(), |(who, _)| who);
             vec![
                 name.clone(),
                 holder.token.to_string(),
                 format!("{ttl}s"),
                 waiting.to_string(),
-                who.to_owned(),
+                who(holder),
             ]
         })
         .collect();
