@@ -27,7 +27,9 @@ pub struct Options {
     /// Time to connect to one endpoint. Default 2 s.
     pub connect_timeout: Duration,
     /// Time a request may take, all attempts together. Default 7 s: more than a server takes to elect a
-    /// leader and to say that it could not. Requests that wait by nature (watch, lock) have no limit.
+    /// leader and to say that it could not. Requests that wait by nature (lock, campaign) or take as long as
+    /// the store is large have no limit while an endpoint is at work on them; with none that can be
+    /// reached for this time they end too. A watch has to begin in it, and then waits for endpoints forever.
     pub request_timeout: Duration,
     /// Time an endpoint has to answer what may be asked again: behind it a read is made elsewhere, if there
     /// is another endpoint (and each further one has twice as long), and the streams of renewals and
