@@ -107,6 +107,10 @@ pub async fn run() -> Result<()> {
         Command::Version(version) => return version.run(),
         _ => {}
     }
+    if flags.debug {
+        log_to_standard_error();
+        complain(format_args!("{:#?}", flags.without_secrets()));
+    }
     let context = Context {
         client: flags.client()?,
         output: flags.output()?,
@@ -140,6 +144,14 @@ pub async fn run() -> Result<()> {
     }
 }
 
+/// What the client and the recipes have to say.
+fn log_to_standard_error() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter("baton_client=debug,baton_recipes=debug")
+        .init();
+}
+
 fn command_tree() -> clap::Command {
     flags::as_in_go(Cli::command())
 }
@@ -157,11 +169,6 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Cli>> {
         ));
     }
     let from_environment = flags::from_environment(&command, &typed)?;
-    if std::env::var_os("BATONCTL_DEBUG").is_some() || std::env::var_os("ETCDCTL_DEBUG").is_some() {
-        for flag in &from_environment {
-            complain(format_args!("from the environment: {flag}"));
-        }
-    }
     let (program, rest) = arguments.split_at(1);
     let all = program
         .iter()
@@ -227,8 +234,16 @@ fn explain(
         }
     };
     let path = path(command, arguments);
+    let takes_command = ["lock", "elect", "watch", "pop"]
+        .iter()
+        .any(|name| path.ends_with(name));
+    let hint = if error.kind() == ErrorKind::UnknownArgument && takes_command {
+        "Flags of the command to run stand behind a --. "
+    } else {
+        ""
+    };
     Err(Failure::error(format!(
-        "{text}\nRun '{path} --help' for usage."
+        "{text}\n{hint}Run '{path} --help' for usage."
     )))
 }
 

@@ -100,7 +100,7 @@ pub struct Flags {
     #[arg(long, global = true, help_heading = OUTPUT)]
     pub hex: bool,
 
-    /// Print the flags and where they come from on standard error
+    /// Print the flags, and what the client has to say, on standard error
     #[arg(long, global = true, hide = true, help_heading = OUTPUT)]
     pub debug: bool,
 }
@@ -117,6 +117,17 @@ impl Flags {
             _ => return Err(Failure::new(BAD_FEATURE, "unsupported output format")),
         };
         Ok(Output::new(format, self.hex))
+    }
+
+    /// The same, to be shown.
+    pub fn without_secrets(&self) -> Self {
+        let user = self.user.as_deref();
+        let name = user.map(|user| user.split(':').next().unwrap_or_default().to_owned());
+        Self {
+            user: name,
+            password: None,
+            ..self.clone()
+        }
     }
 
     /// A client of another cluster, reached in the same way under another name.

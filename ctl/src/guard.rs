@@ -40,6 +40,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 use crate::output::complain;
+use crate::signals::Signals;
 
 /// First argument of a guard; the command follows.
 pub const GUARD: &str = "__guard";
@@ -456,9 +457,7 @@ impl Watch {
         reports: &mut OwnedWriteHalf,
     ) -> std::io::Result<ExitStatus> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut signals = Signals::new()?;
         let mut child_changed = signal(SignalKind::child())?;
         let mut is_owned = true;
         loop {
@@ -480,9 +479,7 @@ impl Watch {
                     }
                 },
                 // Whoever ends the guard means the command.
-                _ = interrupt.recv() => self.pass_on(Signal::INT),
-                _ = terminate.recv() => self.pass_on(Signal::TERM),
-                _ = hangup.recv() => self.pass_on(Signal::HUP),
+                signal = signals.next() => self.pass_on(signal),
                 _ = child_changed.recv() => {
                     if is_suspended(self.command) {
                         let _ = reports.write_all(&Report::Suspended.encode()).await;

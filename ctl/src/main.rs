@@ -8,6 +8,7 @@ mod flags;
 mod go;
 mod guard;
 mod output;
+mod signals;
 mod supervise;
 mod terminal;
 

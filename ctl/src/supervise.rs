@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use baton_recipes::{BootInstant, LossReason, Lost, Session, SessionState};
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use crate::failure::{Failure, Result};
 use crate::go;
 use crate::guard::{Deadline, Guard, Manner, Order, Report, now, rounded};
 use crate::output::complain;
+use crate::signals::Signals;
 
 /// What is told on standard error.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +108,7 @@ pub async fn run(session: &Session, mut lost: Lost, task: Task<'_>, story: Story
                 }
                 tell_of_renewals(story, state, &task.what, &mut in_jeopardy);
             }
-            Some(signal) = signals.next() => {
+            signal = signals.next() => {
                 // The terminal sends these to the whole foreground group.
                 let is_shared = matches!(signal, Signal::INT | Signal::QUIT) && task.foreground;
                 if !is_shared {
@@ -163,54 +162,4 @@ async fn guard_is_gone(guard: Guard, command: Option<Pid>, foreground: bool) -> 
     guard.left().await;
     complain("batonctl: the guard of the command was killed: the command was killed with it");
     End::Stopped(None)
-}
-
-/// Signals that mean the command.
-pub struct Signals {
-    received: mpsc::UnboundedReceiver<Signal>,
-}
-
-impl Signals {
-    /// From now on these signals do not end this process.
-    ///
-    /// # Errors
-    /// If the system refuses a handler.
-    pub fn new() -> Result<Self> {
-        let (sender, received) = mpsc::unbounded_channel();
-        let all = [
-            Signal::INT,
-            Signal::TERM,
-            Signal::HUP,
-            Signal::QUIT,
-            Signal::USR1,
-            Signal::USR2,
-            Signal::WINCH,
-        ];
-        for kind in all {
-            let mut stream = signal(SignalKind::from_raw(kind.as_raw()))?;
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() && sender.send(kind).is_ok() {}
-            });
-        }
-        Ok(Self { received })
-    }
-
-    /// The next signal. Cancel safe.
-    pub async fn next(&mut self) -> Option<Signal> {
-        self.received.recv().await
-    }
-
-    /// The next signal that asks this process to end.
-    pub async fn end(&mut self) -> Signal {
-        loop {
-            match self.received.recv().await {
-                Some(signal @ (Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT)) => {
-                    return signal;
-                }
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
-    }
 }

@@ -101,6 +101,27 @@ async fn signals_are_passed_on_to_the_command() {
 }
 
 #[tokio::test]
+async fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let scene = Scene::begin().await;
+    let script = "trap '' HUP; exec \"$BATONCTL\" lock name -- \
+         sh -c 'trap \"exit 5\" INT; echo ready; while :; do sleep 0.05; done'";
+    let mut running = Running::start_program("sh", &scene.address, &["-c", script]);
+    assert_eq!(running.line().await, "ready");
+    running.signal(Signal::HUP);
+    running.signal(Signal::INT);
+    let (status, story) = running.ended().await;
+    assert_eq!(status.code(), Some(5), "{story}");
+}
+
+#[tokio::test]
+async fn a_lock_whose_name_is_that_of_a_subcommand_stands_behind_a_separator() {
+    let scene = Scene::begin().await;
+    let mut running = Running::start(&scene.address, &["lock", "--", "list"]);
+    let key = running.line().await;
+    assert!(key.starts_with("list/"), "{key}");
+}
+
+#[tokio::test]
 async fn a_command_dies_with_its_killed_batonctl_before_the_next_runs() {
     let scene = Scene::begin().await;
     let (holder, command) = scene.stubborn_holder().await;

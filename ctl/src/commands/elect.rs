@@ -12,7 +12,8 @@ use super::text;
 use crate::cli::Context;
 use crate::failure::{Failure, LOST, Result};
 use crate::output::Answer;
-use crate::supervise::{Signals, Story};
+use crate::signals::Signals;
+use crate::supervise::Story;
 
 /// Run a command while being the leader
 #[derive(Args, Debug)]

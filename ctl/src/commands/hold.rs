@@ -15,7 +15,8 @@ use crate::cli::Context;
 use crate::failure::{Failure, LOST, NOT_OBTAINED, Result};
 use crate::go;
 use crate::guard::rounded;
-use crate::supervise::{self, End, Signals, Story, Task, tell_of_renewals};
+use crate::signals::Signals;
+use crate::supervise::{self, End, Story, Task, tell_of_renewals};
 
 /// How it is waited for and held.
 #[derive(Args, Debug)]
@@ -229,7 +230,10 @@ impl<'a> Holding<'a> {
 
     /// Who is in front, as the end of a sentence.
     pub async fn line(&self) -> Option<String> {
-        let line = self.session.mutex(self.name).inspect().await.ok()?;
+        let name = self.name.into();
+        let line = LockInfo::read(&self.context.client, &name);
+        // The story may wait; the lock must not wait for it.
+        let line = tokio::time::timeout(STORY, line).await.ok()?.ok()?;
         let LockInfo {
             holder, waiters, ..
         } = line;
@@ -355,6 +359,8 @@ impl<'a> Holding<'a> {
 
 /// A command that is asked to end is not given longer than that by default.
 const LONGEST_GRACE: Duration = Duration::from_secs(5);
+/// To find out what is only told.
+const STORY: Duration = Duration::from_secs(1);
 /// Between two looks at who is in front.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 

@@ -116,14 +116,20 @@ impl Lock {
 
 impl Run {
     async fn run(self, context: &Context) -> Result<()> {
-        let [name, command @ ..] = &self.arguments[..] else {
+        // A name can stand behind the separator too: one that is a subcommand's.
+        let words: Vec<OsString> = self
+            .arguments
+            .iter()
+            .chain(&self.command)
+            .cloned()
+            .collect();
+        let [name, command @ ..] = &words[..] else {
             return Err(Failure::arguments(
                 "lock takes a lock name argument and an optional command to execute",
             ));
         };
         let name = text(name)?;
-        let command: Vec<OsString> = command.iter().chain(&self.command).cloned().collect();
-        let holding = Holding::open(context, &self.options, name, WORDS, &command).await?;
+        let holding = Holding::open(context, &self.options, name, WORDS, command).await?;
         let mutex = holding.session.mutex(name);
         let held = if self.only_try {
             try_lock(&holding, &mutex).await?
@@ -143,7 +149,7 @@ impl Run {
             ("ETCD_LOCK_KEY", fence.key),
             ("ETCD_LOCK_REV", token),
         ];
-        holding.use_it(held, &command, environment).await
+        holding.use_it(held, command, environment).await
     }
 }
 

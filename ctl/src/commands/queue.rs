@@ -16,7 +16,8 @@ use crate::cli::Context;
 use crate::failure::{Failure, LOST, NOT_OBTAINED, Result};
 use crate::go;
 use crate::output::{self, Column, json_line, table_or_columns};
-use crate::supervise::{self, End, Signals, Story, Task};
+use crate::signals::Signals;
+use crate::supervise::{self, End, Story, Task};
 
 /// Queues of jobs, each of which one worker has at a time
 #[derive(Debug, Subcommand)]

@@ -23,7 +23,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(endpoint: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_batonctl"))
+        Self::start_program(env!("CARGO_BIN_EXE_batonctl"), endpoint, arguments)
+    }
+
+    /// Another program, which becomes `batonctl`: its path is in the variable `BATONCTL`.
+    pub fn start_program(program: &str, endpoint: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program)
             .args(arguments)
             .env("BATONCTL_ENDPOINTS", endpoint)
             .env("BATONCTL", env!("CARGO_BIN_EXE_batonctl"))
