@@ -293,12 +293,19 @@ on_both! {
     async fn a_create_that_arrives_after_its_attempt_was_given_up_creates_nothing(server: Server) {
         let (proxy, client) = server.proxy().await;
         let session = Session::open(&client, Duration::from_secs(30)).await.unwrap();
-        proxy.rule(move |path, message| match puts(path, message, "m/") {
-            true => Fate::Keep,
-            false => Fate::Pass,
+        let (withdrawn, mut is_withdrawn) = watch::channel(false);
+        proxy.rule(move |path, message| {
+            if puts(path, message, "m/") {
+                return Fate::Keep;
+            }
+            if deletes(path, message, "m/") {
+                withdrawn.send_replace(true);
+            }
+            Fate::Pass
         });
         let lock = session.mutex("m").lock().timeout(Duration::from_millis(100));
         assert!(matches!(lock.await, Err(Error::TimedOut(_))));
+        is_withdrawn.wait_for(|is_withdrawn| *is_withdrawn).await.unwrap();
         // The next attempt begins when the one before is undone.
         proxy.rule(|_, _| Fate::Pass);
         let guard = session.mutex("m").lock().await.unwrap();
