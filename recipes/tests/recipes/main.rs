@@ -3,6 +3,7 @@
 mod barrier;
 mod double_barrier;
 mod election;
+mod failover;
 mod mutex;
 mod proxy;
 mod queue;

@@ -17,15 +17,19 @@ pub fn limit() -> Duration {
     Duration::from_secs(60 + crate::storm::drops() as u64 / 10)
 }
 
-/// A server of one member, and a client of it.
+/// A cluster, most often of one member, and a client of it.
 pub struct Server {
     pub client: Client,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 impl Server {
     pub async fn start(program: &Program) -> Self {
-        let cluster = Cluster::start(program, 1).await.unwrap();
+        Self::of(program, 1).await
+    }
+
+    pub async fn of(program: &Program, members: usize) -> Self {
+        let cluster = Cluster::start(program, members).await.unwrap();
         let client = Client::new(cluster.urls()).unwrap();
         Self { client, cluster }
     }
