@@ -225,7 +225,15 @@ impl SessionBuilder {
             let answer = self.client.put(put).await?;
             marker = answer.header.map_or(0, |header| header.revision);
         }
-        self.start(id, renewal, marker)
+        let client = self.client.clone();
+        match self.start(id, renewal, marker) {
+            Ok(session) => Ok(session),
+            Err(error) => {
+                // It holds nothing, and ends by itself where this fails.
+                let _ = client.revoke(id.0).await;
+                Err(error)
+            }
+        }
     }
 
     /// Goes on with a session that an earlier process opened, or [detached](Session::detach). A lock or a
@@ -310,8 +318,8 @@ fn deadline(renewal: Renewal, margin: Duration) -> BootInstant {
     renewal.sent.plus(renewal.ttl).minus(margin)
 }
 
-/// A lease that is kept alive as long as a handle to it is left: clones, and everything that is held or
-/// waited for through it. With the last one the lease is revoked, in the background; to know when
+/// A lease that is kept alive as long as a handle to it is left: clones, locks and elections made with it,
+/// and everything that is held or waited for through it. With the last one the lease is revoked, in the background; to know when
 /// nothing of it remains, [`close`](Self::close) it, and do so before the runtime shuts down.
 ///
 /// One session may hold any number of locks and candidacies.
@@ -640,8 +648,9 @@ impl Shared {
         };
         tokio::select! {
             biased;
-            answer = removed => Ok(answer),
+            // First: what a detached session holds is not to be removed.
             reason = &mut lost => Err(Error::Lost(reason)),
+            answer = removed => Ok(answer),
             () = late => unreachable!("it waits to be dropped"),
         }
     }
