@@ -295,6 +295,44 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn an_answer_counts_as_delivered_when_its_status_is_handed_over_and_not_before() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        use futures_util::StreamExt;
+        use http_body_util::{BodyExt, StreamBody};
+
+        let frames = || {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(STATUS, http::HeaderValue::from_static("0"));
+            let frames = [
+                Frame::data(Bytes::from_static(b"answer")),
+                Frame::trailers(trailers),
+            ];
+            tonic::body::Body::new(StreamBody::new(
+                futures_util::stream::iter(frames).map(Ok::<_, Status>),
+            ))
+        };
+        for (frames_taken, is_delivered) in [(0, false), (1, false), (2, true)] {
+            let delivered = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&delivered);
+            let mut body = Counted {
+                body: frames(),
+                frames: Frames::default(),
+                call: None,
+                slow_call: None,
+                receipt: Some(Receipt::new(move || told.store(true, Ordering::Relaxed))),
+            };
+            for _ in 0..frames_taken {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+            let delivered = delivered.load(Ordering::Relaxed);
+            assert_eq!(delivered, is_delivered, "after {frames_taken} frames");
+        }
+    }
+
     #[test]
     fn timeouts_are_read_in_every_unit() {
         for (text, timeout) in [

@@ -79,6 +79,15 @@ pub async fn grant(client: &Client, ttl: i64) -> i64 {
     granted.into_inner().id
 }
 
+/// Renews a lease once.
+pub async fn renew(client: &Client, id: i64) {
+    let requests = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
+    let answers = client.lease().lease_keep_alive(requests).await;
+    let answer = answers.expect("a stream").into_inner().message().await;
+    let ttl = answer.expect("an answer").expect("an open stream").ttl;
+    assert!(ttl > 0, "the lease is over");
+}
+
 pub async fn revoke(client: &Client, id: i64) {
     let request = pb::LeaseRevokeRequest { id };
     let revoked = client.lease().lease_revoke(request).await;

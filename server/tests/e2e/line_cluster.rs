@@ -1,15 +1,18 @@
 //! Lines whose waiters are on different members, while members come and go.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use baton_chaos_tests::process::Program;
 use baton_proto::v3lockpb::LockResponse;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use tokio::time::Instant;
 use tonic::{Code, Response};
 
 use crate::line::{
-    Call, Site, campaign, grant, line, lock, refusal, token, unlock, until_line_has, until_line_is,
+    Call, Site, campaign, grant, line, lock, refusal, renew, token, unlock, until_line_has,
+    until_line_is,
 };
 
 /// Has a waiter on each of `members` in turn, the first of which holds the lock.
@@ -160,4 +163,42 @@ async fn calls_and_etcdctl_stand_in_one_line() {
     assert!(!waiting.is_answered(), "etcdctl holds it");
     unlock(client, &key.into()).await;
     hold(waiting).await;
+}
+
+/// How long after its last renewal a dead holder's lock has the next one, beyond its time to live.
+async fn handovers_of_the_dead(members: usize) -> Vec<Duration> {
+    let ttl = Duration::from_secs(2);
+    let site = Site::of(members).await;
+    let trials = (0..10).map(|number| {
+        let site = &site;
+        async move {
+            let (mine, other) = (
+                &site.clients[number % members],
+                &site.clients[(number + 1) % members],
+            );
+            let name = format!("job-{number}");
+            let dying = grant(mine, 2).await;
+            hold(lock(mine, &name, dying)).await;
+            let next = grant(other, 60).await;
+            let waiting = lock(other, &name, next);
+            until_line_is(other, &name, &[dying, next]).await;
+            // Each at another moment, so that they are not ended together.
+            tokio::time::sleep(Duration::from_millis(150) * number as u32).await;
+            renew(mine, dying).await;
+            let renewed = Instant::now();
+            hold(waiting).await;
+            renewed.elapsed().saturating_sub(ttl)
+        }
+    });
+    futures_util::future::join_all(trials).await
+}
+
+#[tokio::test]
+#[ignore = "measures: run it with --ignored --nocapture, and BATON_TEST_SUBJECT as a release build"]
+async fn the_lock_of_a_dead_holder_moves_on_right_after_its_time_to_live() {
+    for members in [1, 3] {
+        let mut late = handovers_of_the_dead(members).await;
+        late.sort();
+        eprintln!("{members} members: beyond the time to live {late:?}");
+    }
 }
