@@ -157,7 +157,7 @@ async fn calls_dropped_at_any_moment_leave_keys_only_where_a_grant_was_sent() {
         }
     });
     let storm = futures_util::stream::iter(storm).buffer_unordered(64);
-    let answered: Vec<Option<i64>> = storm.filter_map(async |answer| answer).collect().await;
+    let answered: Vec<Option<i64>> = storm.filter_map(std::future::ready).collect().await;
     let holders: Vec<i64> = answered.iter().copied().flatten().collect();
     assert_eq!(holders.len(), keepers);
     let settled = async {
