@@ -207,25 +207,44 @@ async fn an_observer_is_told_every_leader_and_every_value_of_it_and_nothing_else
 async fn leaders_that_follow_each_other_fast_are_each_told_of() {
     let site = Site::of(1).await;
     let client = site.client();
-    let first = win(client, "post", "0").await;
+    let first = win(client, "post", "first").await;
     let mut stream = observe(client, "post").await;
-    assert_eq!(next(&mut stream).await.1, "0");
-    let mut candidates = Vec::new();
-    for number in 1..40 {
+    assert_eq!(next(&mut stream).await.1, "first");
+    for number in 1..100 {
         let key = format!("post/{number}");
-        client.put(key.clone(), number.to_string()).await.unwrap();
-        candidates.push(key);
+        client.put(key, number.to_string()).await.unwrap();
     }
-    resign(client, Some(first)).await.unwrap();
-    for key in candidates {
+    // Together, so that the store is further than the observer when it looks.
+    let deletions = (1..100).map(|number| async move {
         let request = baton_proto::etcdserverpb::DeleteRangeRequest {
-            key: key.into(),
+            key: format!("post/{number}").into(),
             ..Default::default()
         };
-        client.kv().delete_range(request).await.unwrap();
+        let deleted = client.kv().delete_range(request).await.unwrap();
+        (deleted.into_inner().header.unwrap().revision, number)
+    });
+    let resignation = async {
+        let resigned = resign(client, Some(first.clone())).await.unwrap();
+        resigned.into_inner().header.unwrap().revision
+    };
+    let (resigned_at, mut deleted) =
+        tokio::join!(resignation, futures_util::future::join_all(deletions));
+    win(client, "post", "last").await;
+    deleted.sort_unstable();
+    let mut standing: Vec<i32> = (1..100).collect();
+    let mut expected = Vec::new();
+    for revision in resigned_at..=deleted.last().unwrap().0.max(resigned_at) {
+        let gone: Vec<i32> = deleted
+            .iter()
+            .filter(|(at, _)| *at <= revision)
+            .map(|(_, number)| *number)
+            .collect();
+        standing.retain(|number| !gone.contains(number));
+        expected.extend(standing.first().map(i32::to_string));
     }
-    win(client, "post", "40").await;
-    for number in 1..=40 {
-        assert_eq!(next(&mut stream).await.1, number.to_string());
+    expected.push("last".into());
+    expected.dedup();
+    for value in expected {
+        assert_eq!(next(&mut stream).await.1, value);
     }
 }

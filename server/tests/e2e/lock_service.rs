@@ -64,6 +64,7 @@ async fn locking_again_by_the_same_lease_returns_at_once_with_the_same_token() {
     let site = Site::of(1).await;
     let lease = grant(site.client(), 60).await;
     let first = lock(site.client(), "job", lease).answer().await.unwrap();
+    site.client().put("k", "v").await.unwrap();
     let again = lock(site.client(), "job", lease).answer().await.unwrap();
     assert_eq!(token(&first), token(&again));
     assert_eq!(first.into_inner().key, again.into_inner().key);
@@ -228,14 +229,15 @@ async fn a_waiter_keeps_its_place_when_everything_before_is_compacted() {
 #[tokio::test]
 async fn no_waiter_misses_that_its_predecessor_goes() {
     let site = Site::of(1).await;
-    let client = site.client();
     let contenders = (0..8).map(|_| async {
-        let lease = grant(client, 600).await;
+        // Connections of their own, so that the server looks at several of them at the same time.
+        let client = site.cluster.members[0].client();
+        let lease = grant(&client, 600).await;
         let mut tokens = Vec::new();
         for _ in 0..100 {
-            let answer = lock(client, "job", lease).answer().await.unwrap();
+            let answer = lock(&client, "job", lease).answer().await.unwrap();
             tokens.push(token(&answer));
-            unlock(client, &answer.get_ref().key).await;
+            unlock(&client, &answer.get_ref().key).await;
         }
         tokens
     });
