@@ -727,6 +727,63 @@ fn a_lock_has_one_holder_in_order_and_no_key_too_many_through_partitions_and_cra
     }
 }
 
+/// A call on one member whose proposal is under way to the leader for a while, and whose caller goes away
+/// meanwhile; then `meanwhile` on the leader's line, and the proposal arrives. Gives the create revision of
+/// the key in the end.
+fn with_delayed_entrance<F: Future<Output = ()>>(
+    meanwhile: impl FnOnce(Line, Core) -> F,
+) -> Option<i64> {
+    let found = Arc::new(Mutex::new(None));
+    let told = found.clone();
+    with_cluster(6, |cluster| async move {
+        let leader = cluster.leader();
+        let core = cluster.core(leader).unwrap();
+        for id in [1, 2] {
+            let grant = LeaseGrantRequest { id, ttl: 100_000 };
+            core.propose(Op::LeaseGrant(grant)).await.expect("a lease");
+        }
+        let line_of = |id: u64| cluster.members.lock()[&id].line.clone().unwrap();
+        let holder = line_of(leader).enter(b"job", 2, None).await.unwrap();
+        holder.stay.keep();
+        let far = leader % MEMBERS + 1;
+        let line = line_of(far);
+        cluster.net.cut(|a, b| a == far && b == leader);
+        let entering = tokio::spawn(async move { line.enter(b"job", 1, None).await.map(drop) });
+        tokio::time::sleep(ELECTION / 4).await;
+        entering.abort();
+        meanwhile(line_of(leader), core.clone()).await;
+        cluster.net.cut(|_, _| false);
+        tokio::time::sleep(20 * ELECTION).await;
+        core.read_barrier().await.expect("it serves reads");
+        *told.lock() = core.state().read().create_revision(b"job/1");
+    });
+    *found.lock()
+}
+
+#[test]
+fn an_entrance_that_comes_late_takes_nothing_from_a_caller_that_entered_elsewhere() {
+    let entered = Arc::new(Mutex::new(None));
+    let waiting = entered.clone();
+    let found = with_delayed_entrance(|line, _| async move {
+        let place = line.enter(b"job", 1, None).await.unwrap();
+        *waiting.lock() = Some(place);
+    });
+    let entered = entered.lock().as_ref().map(|place| place.create_revision);
+    assert!(found.is_some());
+    assert_eq!(found, entered);
+}
+
+#[test]
+fn an_entrance_that_comes_when_its_key_was_removed_elsewhere_leaves_none() {
+    let found = with_delayed_entrance(|line, core| async move {
+        let place = line.enter(b"job", 1, None).await.unwrap();
+        place.stay.keep();
+        let release = line::delete_if_created(&place.key, place.create_revision);
+        core.propose(Op::Txn(release)).await.expect("released");
+    });
+    assert_eq!(found, None);
+}
+
 #[test]
 fn a_waiter_whose_turn_came_in_a_snapshot_is_told_so() {
     with_cluster(5, |cluster| async move {
