@@ -22,7 +22,6 @@ const INTENDED: &[(&str, &str)] = &[
     ("get k --prefix=maybe", "etcdctl prints all its help"),
     ("get -x k", "etcdctl prints all its help"),
     ("no-such-command", "etcdctl says it twice"),
-    ("del a z", "newer ones warn, and wait"),
     (
         "member list -w fields",
         "newer ones leave a revision of 0 out",
@@ -296,6 +295,15 @@ agree! {
         ("watch --prefix a b", ""),
         ("watch k --", ""),
         ("downgrade validate", ""),
+        ("lock", ""),
+        ("elect", ""),
+        ("elect n", ""),
+        ("elect -l n v", ""),
+        ("make-mirror", ""),
+        ("check perf --load=foo", ""),
+        ("memb li", ""),
+        ("alar li extra", ""),
+        ("lease gr", ""),
     ];
     watches_print_and_execute_alike: &[
         ("put k 1", ""),
@@ -378,6 +386,64 @@ async fn users_and_roles_are_managed_alike_on_etcd() {
         ("get k", ""),
     ];
     compare(&etcd, script).await;
+}
+
+/// The shapes of etcdctl 3.6, where it differs from 3.4.
+#[tokio::test]
+async fn what_is_newer_is_printed_as_newer_ones_print_it() {
+    let mut cluster = Cluster::start(&baton(), 1).await.expect("it starts");
+    let address = cluster.members[0].address();
+    let tool = Tool::batonctl();
+    let txn = "\nput k v\nget k --keys-only\ndel none\n\n\n";
+    for (line, input, text) in [
+        (
+            "txn -w json",
+            txn,
+            "\"succeeded\":true,\"responses\":[\
+             {\"Response\":{\"response_put\":{\"header\":{\"revision\":2}}}},\
+             {\"Response\":{\"response_range\":{\"header\":{\"revision\":2},\"kvs\":[\
+             {\"key\":\"aw==\",\"create_revision\":2,\"mod_revision\":2,\"version\":1}],\"count\":1}}},\
+             {\"Response\":{\"response_delete_range\":{\"header\":{\"revision\":2}}}}]}\n",
+        ),
+        (
+            "get k --count-only -w fields",
+            "",
+            "\"Revision\" : 2\n\"RaftTerm\" : 1\n\"More\" : false\n\"Count\" : 1\n",
+        ),
+        (
+            "get k --count-only",
+            "",
+            "Error: --count-only is only for `--write-out=fields`",
+        ),
+        ("get k --stream", "", "k\nv\n"),
+        ("endpoint hashkv -w json", "", "\"hash_revision\":2}}]\n"),
+        ("endpoint hashkv", "", ", 2\n"),
+        (
+            "endpoint health",
+            "",
+            "is healthy: successfully committed proposal: took = ",
+        ),
+        ("endpoint status", "", ", 3.6.0, "),
+        (
+            "get k --min-create-rev=3 --max-create-rev=2",
+            "",
+            "Error: getMinCreateRev(=3) > getMaxCreateRev(=2)\n",
+        ),
+        ("del a z --range", "", "1\n"),
+        (
+            "member list -w json --hex",
+            "",
+            "{\"header\":{\"cluster_id\":\"",
+        ),
+    ] {
+        let outcome = tool.run(&address, line, input).await;
+        let said = format!("{}{}", outcome.out, outcome.err);
+        assert!(
+            said.contains(text),
+            "{line}: {text:?} is missing: {outcome}"
+        );
+    }
+    cluster.members[0].kill();
 }
 
 /// One line at a time, on a server that stays: what a person types after a slip.

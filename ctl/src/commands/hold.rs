@@ -346,9 +346,11 @@ impl<'a> Holding<'a> {
 
     /// There may be nothing left to release, and nobody who answers.
     async fn release_quietly(self, held: Held) {
-        let limit = self.context.flags.command_timeout;
-        let _ = tokio::time::timeout(limit, held.release()).await;
-        self.close().await;
+        let gone = async {
+            let _ = held.release().await;
+            let _ = self.session.clone().close().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, gone).await;
     }
 
     async fn close(&self) {
@@ -359,6 +361,8 @@ impl<'a> Holding<'a> {
 
 /// A command that is asked to end is not given longer than that by default.
 const LONGEST_GRACE: Duration = Duration::from_secs(5);
+/// To a server that did not answer before.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// To find out what is only told.
 const STORY: Duration = Duration::from_secs(1);
 /// Between two looks at who is in front.
