@@ -34,7 +34,7 @@
 //! # Metrics
 //! Through the `metrics` crate; recipes are told apart by the label `recipe`.
 //!
-//! | Name | counts |
+//! | Name | of what |
 //! | --- | --- |
 //! | `baton_recipes_wait_seconds` | from the wish to the hold |
 //! | `baton_recipes_hold_seconds` | from the hold to the end of it |

@@ -157,7 +157,10 @@ impl Line {
                     let own = reads.next().and_then(|mut kvs| kvs.pop());
                     let marker = reads.next().and_then(|mut kvs| kvs.pop());
                     if let Some(own) = own {
-                        return self.found(&own, value, seen).await.map_err(NoPlace::from);
+                        let found = self.found(&own, value, seen).await;
+                        // An error leaves no key, and here there is one.
+                        self.is_doubtful |= found.is_err();
+                        return found.map_err(NoPlace::from);
                     }
                     let marker = marker.map_or(0, |marker| marker.mod_revision);
                     if if_free && marker == expected {

@@ -319,8 +319,9 @@ fn deadline(renewal: Renewal, margin: Duration) -> BootInstant {
 }
 
 /// A lease that is kept alive as long as a handle to it is left: clones, locks and elections made with it,
-/// and everything that is held or waited for through it. With the last one the lease is revoked, in the background; to know when
-/// nothing of it remains, [`close`](Self::close) it, and do so before the runtime shuts down.
+/// and everything that is held or waited for through it. With the last one the lease is revoked, in the
+/// background; to know when nothing of it remains, [`close`](Self::close) it, and do so before the runtime
+/// shuts down.
 ///
 /// One session may hold any number of locks and candidacies.
 #[derive(Clone)]

@@ -177,6 +177,26 @@ on_both! {
         assert_eq!(&*leader.candidate.value, b"new");
     }
 
+    /// Appendix B, row 3.
+    async fn a_resumed_candidate_whose_value_is_refused_leaves_no_key(server: Server) {
+        let session = server.session().await;
+        let leadership = session.election("e").campaign("old").await.unwrap();
+        let id = session.detach();
+        drop(leadership);
+        let (proxy, client) = server.proxy().await;
+        let session = Session::builder(&client).resume(id).await.unwrap();
+        let put = AtomicUsize::new(0);
+        proxy.rule(move |path, message| {
+            // The first would create the key, and finds it; the second has the new value.
+            let is_value = puts(path, message, "e/") && put.fetch_add(1, Ordering::SeqCst) == 1;
+            if is_value { Fate::Deny } else { Fate::Pass }
+        });
+        let error = session.election("e").campaign("new").await.unwrap_err();
+        assert!(matches!(error, Error::Client(_)), "{error}");
+        server.counted("e/", 0).await;
+        assert!(session.is_alive());
+    }
+
     /// Appendix B, row 16.
     async fn a_latch_is_off_when_its_key_is_gone_and_on_with_a_new_term(server: Server) {
         let session = server.session().await;
