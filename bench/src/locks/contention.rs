@@ -24,7 +24,7 @@ const CONNECTIONS: usize = 64;
 /// Joining a line of some thousands is the slow part of some servers; nothing else takes near as long.
 const FILL_LIMIT: Duration = Duration::from_secs(900);
 /// Contenders that join at the same time. Servers refuse work when too much of it waits.
-const JOINING: usize = 500;
+const JOINING: usize = 50;
 /// Outlasts every measurement.
 pub const LEASE: Duration = Duration::from_secs(7200);
 
