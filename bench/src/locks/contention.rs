@@ -38,6 +38,8 @@ enum Gate {
 
 /// What contenders share.
 struct Lock {
+    /// The server's name, for what went wrong.
+    server: String,
     gate: watch::Sender<Gate>,
     hold: Duration,
     seen: Mutex<Seen>,
@@ -119,6 +121,7 @@ impl Contention {
     ) -> Result<Self> {
         let connections = connect(&side.urls(), count).await?;
         let lock = Arc::new(Lock {
+            server: side.name.clone(),
             gate: watch::Sender::new(Gate::Shut),
             hold,
             seen: Mutex::default(),
@@ -157,7 +160,7 @@ impl Contention {
             return Err(self.lock.failure());
         }
         if handoffs.is_empty() {
-            bail!("nobody was handed the lock in {elapsed:?}");
+            bail!("{}: nobody was handed the lock in {elapsed:?}", side.name);
         }
         Ok(Window {
             per_second: handoffs.len() as f64 / elapsed.as_secs_f64(),
@@ -176,17 +179,19 @@ impl Contention {
         tokio::time::timeout(Duration::from_secs(60), all)
             .await
             .context("contenders wait although the lock is free")?;
-        match self.lock.seen.lock().failure.take() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
+        if self.lock.seen.lock().failure.is_some() {
+            return Err(self.lock.failure());
         }
+        Ok(())
     }
 }
 
 impl Lock {
     fn failure(&self) -> anyhow::Error {
         let failure = self.seen.lock().failure.take();
-        failure.unwrap_or_else(|| anyhow!("a contender stopped"))
+        failure
+            .unwrap_or_else(|| anyhow!("a contender stopped"))
+            .context(format!("a contender for a lock of {}", self.server))
     }
 }
 
