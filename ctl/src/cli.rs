@@ -204,7 +204,11 @@ fn explain(
             output::print(error.to_string())?;
             return Ok(None);
         }
-        ErrorKind::UnknownArgument if name.starts_with("--") => format!("unknown flag: {name}"),
+        ErrorKind::UnknownArgument if name.starts_with("--") => {
+            let suggested = context(ContextKind::SuggestedArg);
+            let suggested = suggested.split(['[', '=', ' ']).next().unwrap_or_default();
+            format!("unknown flag: {name}{}", meant(suggested))
+        }
         ErrorKind::UnknownArgument if name.starts_with('-') => {
             let letter = &name[1..];
             format!("unknown shorthand flag: '{letter}' in {name}")
@@ -219,18 +223,20 @@ fn explain(
         ErrorKind::InvalidSubcommand => {
             let unknown = context(ContextKind::InvalidSubcommand);
             let path = path(command, arguments);
+            // Short names are suggested as well, and help nobody.
             let suggested = match error.get(ContextKind::SuggestedSubcommand) {
-                Some(ContextValue::Strings(names)) if !names.is_empty() => {
-                    format!("; did you mean {:?}?", names[0])
-                }
-                _ => String::new(),
+                Some(ContextValue::Strings(names)) => names.iter().max_by_key(|name| name.len()),
+                _ => None,
             };
+            let suggested = suggested.filter(|name| name.len() + 1 >= unknown.len());
+            let suggested = suggested.map_or_else(String::new, |name| meant(name));
             format!("unknown command {unknown:?} for {path:?}{suggested}")
         }
         _ => {
             let text = error.to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
-            text.lines().next().unwrap_or_default().to_owned()
+            let lines = text.lines().take_while(|line| !line.is_empty());
+            lines.map(str::trim).collect::<Vec<_>>().join(" ")
         }
     };
     let path = path(command, arguments);
@@ -245,6 +251,14 @@ fn explain(
     Err(Failure::error(format!(
         "{text}\n{hint}Run '{path} --help' for usage."
     )))
+}
+
+fn meant(suggested: &str) -> String {
+    if suggested.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean {suggested}?")
+    }
 }
 
 /// The command a command line means, as far as it names one.

@@ -44,15 +44,15 @@ impl Scene {
     }
 
     /// A holder whose command says who it is, ignores what it is asked, and would go on for ever.
-    async fn stubborn_holder_at(&self, endpoint: &str) -> (Running, Pid) {
+    async fn stubborn_holder_at(&self, endpoint: &str, ttl: &str) -> (Running, Pid) {
         let script = "trap '' TERM; echo $$ > first; echo $$; while :; do sleep 0.05; done";
-        let mut holder = self.lock_at(endpoint, &["--ttl=2"], script);
+        let mut holder = self.lock_at(endpoint, &["--ttl", ttl], script);
         let pid = holder.line().await.parse().expect("a pid");
         (holder, Pid::from_raw(pid).expect("a pid"))
     }
 
-    async fn stubborn_holder(&self) -> (Running, Pid) {
-        self.stubborn_holder_at(&self.address).await
+    async fn stubborn_holder(&self, ttl: &str) -> (Running, Pid) {
+        self.stubborn_holder_at(&self.address, ttl).await
     }
 
     async fn ctl(&self, line: &str) -> support::Output {
@@ -124,7 +124,7 @@ async fn a_lock_whose_name_is_that_of_a_subcommand_stands_behind_a_separator() {
 #[tokio::test]
 async fn a_command_dies_with_its_killed_batonctl_before_the_next_runs() {
     let scene = Scene::begin().await;
-    let (holder, command) = scene.stubborn_holder().await;
+    let (holder, command) = scene.stubborn_holder("2").await;
     holder.signal(Signal::KILL);
     let mut next = scene.lock(&[], SECOND);
     assert_eq!(next.line().await, "ALONE");
@@ -134,7 +134,7 @@ async fn a_command_dies_with_its_killed_batonctl_before_the_next_runs() {
 #[tokio::test]
 async fn a_command_dies_with_its_killed_guard() {
     let scene = Scene::begin().await;
-    let (holder, command) = scene.stubborn_holder().await;
+    let (holder, command) = scene.stubborn_holder("2").await;
     rustix::process::kill_process(holder.guard(), Signal::KILL).expect("it runs");
     gone(command).await;
     let (status, story) = holder.ended().await;
@@ -144,7 +144,7 @@ async fn a_command_dies_with_its_killed_guard() {
 #[tokio::test]
 async fn a_command_dies_though_its_batonctl_is_paused_before_the_next_runs() {
     let scene = Scene::begin().await;
-    let (holder, command) = scene.stubborn_holder().await;
+    let (holder, command) = scene.stubborn_holder("2").await;
     holder.signal(Signal::STOP);
     let mut next = scene.lock(&[], SECOND);
     assert_eq!(next.line().await, "ALONE");
@@ -161,7 +161,7 @@ async fn of_a_command_that_was_paused_with_its_batonctl_and_its_guard_the_fenced
     let scene = Scene::begin().await;
     let script = "echo $$ > first; echo $$; until test -e go; do sleep 0.05; done; \
          \"$BATONCTL\" put --fence result first 2>refusal; echo rc=$?; sleep 60";
-    let mut holder = scene.lock(&["--ttl=2"], script);
+    let mut holder = scene.lock(&["--ttl=4"], script);
     let command = holder.line().await.parse().expect("a pid");
     let command = Pid::from_raw(command).expect("a pid");
     let guard = holder.guard();
@@ -195,7 +195,7 @@ async fn of_a_command_that_was_paused_with_its_batonctl_and_its_guard_the_fenced
 async fn a_command_whose_batonctl_is_cut_off_dies_before_the_next_runs() {
     let scene = Scene::begin().await;
     let wire = Wire::to(scene.address.clone()).await;
-    let (holder, command) = scene.stubborn_holder_at(&wire.address).await;
+    let (holder, command) = scene.stubborn_holder_at(&wire.address, "4").await;
     wire.cut();
     let mut next = scene.lock(&[], SECOND);
     assert_eq!(next.line().await, "ALONE");
@@ -230,7 +230,7 @@ async fn a_command_that_is_stopped_takes_what_it_started_with_it() {
 #[tokio::test]
 async fn a_lock_that_is_forced_to_be_released_kills_the_command() {
     let scene = Scene::begin().await;
-    let (holder, command) = scene.stubborn_holder().await;
+    let (holder, command) = scene.stubborn_holder("60").await;
     let shown = scene.ctl("lock show name -w json").await.out;
     let (_, rest) = shown.split_once("\"token\":").expect("a token");
     let token = rest.split(',').next().expect("a number");
