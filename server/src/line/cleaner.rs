@@ -9,7 +9,8 @@ use baton_proto::log::command::Op;
 use metrics::counter;
 use tokio::sync::mpsc;
 
-use super::{Removal, if_modified, op};
+use super::Removal;
+use super::requests::{if_modified, op};
 use crate::core::{Core, ProposeError};
 
 /// Keys removed by one entry: applying it must stay short.

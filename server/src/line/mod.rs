@@ -23,21 +23,17 @@
 //! nobody takes the answer, or whoever has it is dropped, the stay is dropped, and the key is removed.
 
 mod cleaner;
+mod requests;
 mod stays;
 mod wakes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use baton_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use baton_proto::etcdserverpb::request_op::Request;
 use baton_proto::etcdserverpb::response_op::Response as Answer;
-use baton_proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse,
-};
+use baton_proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, TxnResponse};
 use baton_proto::log::command::Op;
-use baton_proto::mvccpb::KeyValue;
 use baton_state_machine::{ApplyError, KeyRange, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -45,7 +41,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{Committed, Core, ProposeError};
+use requests::{if_created, if_modified, op, read};
 
+pub use requests::{delete_if_created, first_created, found, put_if_created};
 pub use stays::{Claim, Removal, Stay, Stays};
 pub use wakes::{Registered, Wakes};
 
@@ -87,94 +85,6 @@ pub fn key(name: &[u8], lease: i64) -> Bytes {
     [name, format!("/{sign}{lease:x}").as_bytes()]
         .concat()
         .into()
-}
-
-/// A read of the key that was created first.
-pub fn first_created(directory: &KeyRange) -> RangeRequest {
-    let (key, range_end) = directory.bounds_on_wire();
-    RangeRequest {
-        key,
-        range_end,
-        limit: 1,
-        sort_order: SortOrder::Ascend.into(),
-        sort_target: SortTarget::Create.into(),
-        ..RangeRequest::default()
-    }
-}
-
-/// A transaction that deletes a key created at `create_revision`. It leaves a younger one of that name,
-/// which its response then has.
-pub fn delete_if_created(key: &Bytes, create_revision: i64) -> TxnRequest {
-    let delete = Request::RequestDeleteRange(DeleteRangeRequest {
-        key: key.clone(),
-        ..DeleteRangeRequest::default()
-    });
-    TxnRequest {
-        compare: vec![if_created(key, create_revision)],
-        success: vec![op(delete)],
-        failure: vec![op(read(key))],
-    }
-}
-
-/// A transaction that puts `value` into a key created at `create_revision`, which stays with its lease.
-pub fn put_if_created(key: &Bytes, create_revision: i64, value: Bytes) -> TxnRequest {
-    let put = Request::RequestPut(PutRequest {
-        key: key.clone(),
-        value,
-        ignore_lease: true,
-        ..PutRequest::default()
-    });
-    TxnRequest {
-        compare: vec![if_created(key, create_revision)],
-        success: vec![op(put)],
-        failure: Vec::new(),
-    }
-}
-
-/// The pair a transaction read first, if it found one.
-pub fn found(response: &TxnResponse) -> Option<&KeyValue> {
-    response
-        .responses
-        .iter()
-        .find_map(|op| match op.response.as_ref()? {
-            Answer::ResponseRange(range) => range.kvs.first(),
-            _ => None,
-        })
-}
-
-fn op(request: Request) -> RequestOp {
-    RequestOp {
-        request: Some(request),
-    }
-}
-
-fn read(key: &Bytes) -> Request {
-    Request::RequestRange(RangeRequest {
-        key: key.clone(),
-        keys_only: true,
-        ..RangeRequest::default()
-    })
-}
-
-/// A create revision of 0 is that of a missing key.
-fn if_created(key: &Bytes, create_revision: i64) -> Compare {
-    Compare {
-        result: CompareResult::Equal.into(),
-        target: CompareTarget::Create.into(),
-        key: key.clone(),
-        target_union: Some(TargetUnion::CreateRevision(create_revision)),
-        ..Compare::default()
-    }
-}
-
-fn if_modified(key: &Bytes, mod_revision: i64) -> Compare {
-    Compare {
-        result: CompareResult::Equal.into(),
-        target: CompareTarget::Mod.into(),
-        key: key.clone(),
-        target_union: Some(TargetUnion::ModRevision(mod_revision)),
-        ..Compare::default()
-    }
 }
 
 impl Line {
