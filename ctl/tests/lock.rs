@@ -387,12 +387,15 @@ async fn a_command_runs_only_while_its_batonctl_leads() {
     let command = Pid::from_raw(first.line().await.parse().expect("a pid")).expect("a pid");
     assert!(listener.line().await.starts_with("name/"));
     assert_eq!(listener.line().await, "a");
-    let mut second = elect("b", "echo $BATON_ELECTION_VALUE; exit 4");
+    let script = "trap 'exit 4' USR1; echo $BATON_ELECTION_VALUE; while :; do sleep 0.05; done";
+    let mut second = elect("b", script);
     first.signal(Signal::STOP);
     assert_eq!(second.line().await, "b");
     gone(command).await;
-    let (status, story) = second.ended().await;
-    assert_eq!(status.code(), Some(4), "{story}");
+    // An observer is told of who leads when it looks, not of everybody who ever led.
     assert!(listener.line().await.starts_with("name/"));
     assert_eq!(listener.line().await, "b");
+    second.signal(Signal::USR1);
+    let (status, story) = second.ended().await;
+    assert_eq!(status.code(), Some(4), "{story}");
 }
