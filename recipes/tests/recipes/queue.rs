@@ -1,10 +1,11 @@
 //! Queues.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use baton_client::{Client, Put, Txn};
+use baton_client::{Client, Delete, Put, Txn};
 use baton_recipes::{Error, Job, LossReason, Queue, Session};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -153,6 +154,28 @@ on_both! {
         assert_eq!(server.count(CLAIMS).await, 0);
     }
 
+    /// Appendix B, row 21.
+    async fn a_copy_of_a_claim_that_came_second_takes_nothing_when_the_job_is_free_again(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let (sent, mut is_sent) = watch::channel(false);
+        let keep = move || {
+            sent.send_replace(true);
+            Fate::Keep
+        };
+        let gate = first_then_gate(&proxy, keep, |path, message| puts(path, message, CLAIMS));
+        let (slow, quick) = (mail_through(&client).await, mail(&server).await);
+        quick.push("job").await.unwrap();
+        let trying = slow.clone();
+        let trying = tokio::spawn(async move { trying.try_pop().await });
+        is_sent.wait_for(|sent| *sent).await.unwrap();
+        let job = quick.pop().await.unwrap();
+        gate.send_replace(true);
+        assert!(trying.await.unwrap().unwrap().is_none());
+        job.release().await.unwrap();
+        proxy.deliver().await;
+        assert_eq!(server.count(CLAIMS).await, 0);
+    }
+
     async fn what_a_job_results_in_is_written_once_though_the_answer_was_lost(server: Server) {
         let (proxy, client) = server.proxy().await;
         let gate = first_then_gate(&proxy, || Fate::LoseAnswer, |path, message| {
@@ -205,6 +228,33 @@ on_both! {
         assert!(matches!(error, Error::Stale { .. } | Error::Lost(_)), "{error}");
         assert_eq!(server.count("result").await, 0);
         job.ack().await.unwrap();
+    }
+
+    async fn a_worker_whose_claim_was_removed_cannot_acknowledge_though_its_session_lives(server: Server) {
+        let (late, next) = (mail(&server).await, mail(&server).await);
+        late.push("job").await.unwrap();
+        let late = late.pop().await.unwrap();
+        server.client.delete(Delete::prefix(CLAIMS)).await.unwrap();
+        let job = next.pop().await.unwrap();
+        assert!(job.token() > late.token());
+        let error = late.ack_with([Put::new("result", "late")]).await.unwrap_err();
+        assert!(matches!(error, Error::Stale { .. }), "{error}");
+        assert_eq!(server.count("result").await, 0);
+        job.ack().await.unwrap();
+    }
+
+    async fn of_workers_that_try_at_the_same_time_no_two_get_the_same_job(server: Server) {
+        const JOBS: usize = 8;
+        let queue = mail(&server).await;
+        let mut workers = Vec::new();
+        for job in 0..JOBS {
+            queue.push(job.to_string()).await.unwrap();
+            workers.push(mail(&server).await);
+        }
+        let tries = workers.iter().map(Queue::try_pop);
+        let jobs = futures_util::future::try_join_all(tries).await.unwrap();
+        let ids: BTreeSet<String> = jobs.iter().flatten().map(|job| job.id().to_string()).collect();
+        assert_eq!(ids.len(), JOBS);
     }
 
     async fn a_job_in_hand_is_given_to_nobody_else(server: Server) {
