@@ -1,17 +1,21 @@
 //! Double barriers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_client::{Client, Get, Put};
 use baton_recipes::{DoubleBarrier, EnterError, Error, Inside, Session};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::proxy::Fate;
+use crate::proxy::{Fate, Proxy};
 use crate::support::{Server, limit, on_both, puts, watching};
 
 const ROOT: &str = "baton.recipes/double-barrier/stage/";
 const MEMBERS: &str = "baton.recipes/double-barrier/stage/member/";
 const READY: &str = "baton.recipes/double-barrier/stage/ready";
+
+const GENERATION: &str = "baton.recipes/double-barrier/stage/generation";
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -237,6 +241,86 @@ on_both! {
         drop(dead);
     }
 
+    async fn a_copy_of_ready_that_comes_a_generation_late_opens_nothing(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let kept = AtomicBool::new(false);
+        proxy.rule(move |path, message| {
+            let is_first = puts(path, message, READY) && !kept.swap(true, Ordering::SeqCst);
+            if is_first { Fate::Keep } else { Fate::Pass }
+        });
+        let mut members = Vec::new();
+        for (place, me) in (1..).zip(NAMES) {
+            let barrier = through(&client, me).await;
+            let entering = if place < 3 {
+                entering(&server, &barrier, place).await
+            } else {
+                let barrier = barrier.clone();
+                tokio::spawn(async move { barrier.enter().await })
+            };
+            members.push((barrier, entering));
+        }
+        let (mut barriers, mut leaves) = (Vec::new(), Vec::new());
+        for (barrier, entering) in members {
+            leaves.push(leaving(entering.await.unwrap().unwrap()));
+            barriers.push(barrier);
+        }
+        for left in leaves {
+            left.await.unwrap().unwrap();
+        }
+        let again = entering(&server, &barriers[0], 1).await;
+        assert_eq!(proxy.kept(), 1);
+        proxy.deliver().await;
+        assert_eq!(server.count(READY).await, 0);
+        assert!(!again.is_finished());
+    }
+
+    async fn a_generation_is_not_over_for_who_comes_back_into_it(server: Server) {
+        let sessions = three_sessions(&server).await;
+        let dead = inside(&server, &sessions).await;
+        server.revoke(&sessions[0]).await;
+        server.revoke(&sessions[1]).await;
+        // One is on its way back while the last that was inside dies.
+        let (proxy, client) = server.proxy().await;
+        let (come, is_coming) = held_back(&proxy, MEMBERS);
+        let b = through(&client, "b").await;
+        let b = tokio::spawn(async move { b.enter().await });
+        reached(is_coming).await;
+        server.revoke(&sessions[2]).await;
+        // Another sees nobody inside, and is about to say that this was it.
+        let (proxy, client) = server.proxy().await;
+        let (finish, is_finishing) = held_back(&proxy, GENERATION);
+        let a = through(&client, "a").await;
+        let a = tokio::spawn(async move { a.enter().await });
+        reached(is_finishing).await;
+        come.send_replace(true);
+        let b = b.await.unwrap().unwrap();
+        finish.send_replace(true);
+        let a = a.await.unwrap().unwrap();
+        assert_eq!((a.generation(), b.generation()), (0, 0));
+        drop(dead);
+    }
+
+    async fn who_leaves_as_the_last_waits_for_who_comes_back_meanwhile(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let (finish, is_finishing) = held_back(&proxy, GENERATION);
+        let through_proxy = Session::open(&client, limit()).await.unwrap();
+        let sessions = [through_proxy, server.session().await, server.session().await];
+        let [a, b, c] = inside(&server, &sessions).await;
+        server.revoke(&sessions[1]).await;
+        server.revoke(&sessions[2]).await;
+        let a = leaving(a);
+        reached(is_finishing).await;
+        let back = member(&server, "b").await.enter().await.unwrap();
+        finish.send_replace(true);
+        // It has said that it left, and waits.
+        server.counted(&format!("{ROOT}left/a"), 1).await;
+        assert_eq!(server.count(GENERATION).await, 0);
+        assert!(!a.is_finished());
+        back.leave().await.unwrap();
+        a.await.unwrap().unwrap();
+        drop((b, c));
+    }
+
     async fn a_member_that_waits_for_another_number_is_told_so(server: Server) {
         let session = server.session().await;
         let three = session.double_barrier("stage", 3, "a").unwrap();
@@ -286,10 +370,10 @@ on_both! {
     async fn a_copy_of_an_arrival_that_comes_late_makes_no_member(server: Server) {
         let (proxy, client) = server.proxy().await;
         let barrier = through(&client, "a").await;
-        let kept = std::sync::atomic::AtomicBool::new(false);
+        let kept = AtomicBool::new(false);
         proxy.rule(move |path, message| {
             let is_first = puts(path, message, MEMBERS)
-                && !kept.swap(true, std::sync::atomic::Ordering::SeqCst);
+                && !kept.swap(true, Ordering::SeqCst);
             if is_first { Fate::Keep } else { Fate::Pass }
         });
         let waiting = entering(&server, &barrier, 1).await;
@@ -330,4 +414,23 @@ on_both! {
 async fn through(client: &Client, me: &str) -> DoubleBarrier {
     let session = Session::open(client, limit()).await.unwrap();
     member_of(&session, me)
+}
+
+/// Transactions that put a key with this prefix wait until the first of what this returns is set to true; that one
+/// has come is told by the second.
+fn held_back(proxy: &Proxy, prefix: &'static str) -> (watch::Sender<bool>, watch::Receiver<bool>) {
+    let (gate, closed) = watch::channel(false);
+    let (come, has_come) = watch::channel(false);
+    proxy.rule(move |path, message| {
+        if !puts(path, message, prefix) {
+            return Fate::Pass;
+        }
+        come.send_replace(true);
+        Fate::After(closed.clone())
+    });
+    (gate, has_come)
+}
+
+async fn reached(mut gate: watch::Receiver<bool>) {
+    gate.wait_for(|reached| *reached).await.unwrap();
 }
