@@ -192,8 +192,8 @@ impl SessionBuilder {
 
     /// Opens a new session, which is renewed from then on by a task of its own.
     ///
-    /// Dropped before it is done, it may leave a lease behind that holds nothing and ends with its time to
-    /// live.
+    /// Dropped before it is done, or failing, it may leave a lease behind that holds nothing and ends with its
+    /// time to live.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the times contradict each other, [`Error::Client`] if the server refuses or
@@ -250,18 +250,20 @@ impl SessionBuilder {
     pub async fn resume(mut self, id: SessionId) -> Result<Session, Error> {
         let renewal = self.client.renew(id.0).await?;
         let renewal = renewal.ok_or(Error::NoSuchSession(id))?;
-        let own = self.client.get(session_key(id)).await?.kvs.pop();
-        let mut marker = own.as_ref().map_or(0, |own| own.mod_revision);
-        match &self.label {
-            Some(label) => {
-                let put = Put::new(session_key(id), label).lease(id.0);
-                let answer = self.client.put(put).await?;
-                marker = answer.header.map_or(0, |header| header.revision);
-            }
-            None => {
-                self.label = own.map(|own| String::from_utf8_lossy(&own.value).into_owned());
-            }
+        if self.label.is_none() {
+            let own = self.client.get(session_key(id)).await?.kvs.pop();
+            self.label = own.map(|own| String::from_utf8_lossy(&own.value).into_owned());
         }
+        // Also without a label: what the earlier process sent and has not arrived creates nothing any more.
+        let label = self.label.as_deref().unwrap_or_default();
+        let put = Put::new(session_key(id), label).lease(id.0);
+        let answer = match self.client.put(put).await {
+            Err(error) if error.refusal().is_some_and(|it| it.is_lease_not_found()) => {
+                return Err(Error::NoSuchSession(id));
+            }
+            answer => answer?,
+        };
+        let marker = answer.header.map_or(0, |header| header.revision);
         self.start(id, renewal, marker)
     }
 
@@ -280,6 +282,7 @@ impl SessionBuilder {
             overdue: watch::channel(0).0,
             check: tokio::sync::Notify::new(),
             marker: AtomicI64::new(marker),
+            runtime: tokio::runtime::Handle::current(),
             turns: Lock::default(),
         });
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -487,6 +490,8 @@ pub(crate) struct Shared {
     check: tokio::sync::Notify,
     /// The revision the session's own key was last changed at, as far as is known; 0 if it was never put.
     marker: AtomicI64,
+    /// The runtime of the session's task: a guard may be dropped on a thread that has none.
+    runtime: tokio::runtime::Handle,
     /// Whose turn it is within this process, by name. A session has one place in line per name.
     turns: Lock<BTreeMap<Name, Weak<Semaphore>>>,
 }
@@ -542,6 +547,11 @@ impl Shared {
                 .increment(1);
         }
         stays
+    }
+
+    /// Runs what a dropped guard leaves to do, from whatever thread it is dropped on.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
     }
 
     /// Renews now: something says that the lease is gone.
@@ -636,6 +646,9 @@ impl Shared {
                 match request().await {
                     Ok(answer) => return answer,
                     Err(error) => {
+                        if error.refusal().is_some_and(|it| it.is_lease_not_found()) {
+                            self.check_now();
+                        }
                         tracing::debug!(session = %self.id, "to remove a key, once more: {error}");
                     }
                 }

@@ -448,10 +448,6 @@ impl Drop for Place {
         let Some(written) = self.written else {
             return;
         };
-        // Without a runtime nothing can be sent: the key ends with the session.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
         let inner = self.inner.clone();
         let key = inner.layout.member(&inner.me);
         let mut txn = Txn::new()
@@ -468,10 +464,10 @@ impl Drop for Place {
                 .then(inner.left());
         }
         let turn = self.turn.take();
-        runtime.spawn(async move {
+        self.inner.session.shared().spawn(async move {
             let session = inner.session.shared();
             let request = || session.client.txn(txn.clone());
-            if let Err(error) = session.until_answered("to leave a barrier", request).await {
+            if let Err(error) = session.until_removed(request).await {
                 tracing::debug!(key, "goes with its session: {error}");
             }
             drop(turn);

@@ -165,15 +165,12 @@ impl Drop for Job {
         if !self.is_open || !self.queue.inner.session.is_alive() {
             return;
         }
-        // Without a runtime nothing can be sent: the claim ends with the session.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (queue, fence) = (self.queue.clone(), self.fence.clone());
-            runtime.spawn(async move {
-                if let Err(error) = give_back(queue, fence.clone()).await {
-                    tracing::debug!("{fence} goes back with its session: {error}");
-                }
-            });
-        }
+        let (queue, fence) = (self.queue.clone(), self.fence.clone());
+        self.queue.inner.session.shared().spawn(async move {
+            if let Err(error) = give_back(queue, fence.clone()).await {
+                tracing::debug!("{fence} goes back with its session: {error}");
+            }
+        });
     }
 }
 
@@ -184,9 +181,8 @@ async fn give_back(queue: Queue, fence: Fence) -> Result<(), Error> {
     let txn = Txn::new()
         .when(fence.compare())
         .then(Delete::key(&fence.key));
-    let request = || session.client.txn(txn.clone());
     session
-        .until_answered("to give a job back", request)
+        .until_removed(|| session.client.txn(txn.clone()))
         .await?;
     Ok(())
 }

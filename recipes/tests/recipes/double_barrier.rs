@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::proxy::{Fate, Proxy};
-use crate::support::{Server, limit, on_both, puts, watching};
+use crate::support::{Server, deletes, drop_without_runtime, limit, on_both, puts, watching};
 
 const ROOT: &str = "baton.recipes/double-barrier/stage/";
 const MEMBERS: &str = "baton.recipes/double-barrier/stage/member/";
@@ -408,6 +408,28 @@ on_both! {
         assert!(refused("x", &["a", "b"], "c").contains("not one of the members a, b"));
         let none = session.double_barrier("x", 0, "a").unwrap_err().to_string();
         assert!(none.contains("say how many there are"));
+    }
+
+    async fn a_session_that_cannot_take_its_member_away_is_not_renewed(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(3)).await.unwrap();
+        let barrier = session.double_barrier("stage", ["a"], "a").unwrap();
+        let inside = barrier.enter().await.unwrap();
+        proxy.rule(|path, message| match deletes(path, message, MEMBERS) {
+            true => Fate::Deny,
+            false => Fate::Pass,
+        });
+        drop(inside);
+        session.lost().await;
+        server.counted(MEMBERS, 0).await;
+    }
+
+    async fn a_member_that_is_dropped_on_any_thread_leaves(server: Server) {
+        let session = server.session().await;
+        let barrier = session.double_barrier("stage", ["a"], "a").unwrap();
+        let inside = barrier.enter().await.unwrap();
+        drop_without_runtime(inside);
+        server.counted(MEMBERS, 0).await;
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::proxy::{Fate, Proxy};
-use crate::support::{Server, deletes, on_both, puts};
+use crate::support::{Server, deletes, drop_without_runtime, on_both, puts};
 
 const JOBS: &str = "baton.recipes/queue/mail/job/";
 const CLAIMS: &str = "baton.recipes/queue/mail/claim/";
@@ -352,5 +352,28 @@ on_both! {
         assert_eq!(error, "a queue's name cannot be empty: give it at least one character");
         let error = session.queue("a/job").unwrap_err().to_string();
         assert!(error.contains("use \"-\" or \".\""), "{error}");
+    }
+
+    async fn a_job_that_is_dropped_on_any_thread_goes_back(server: Server) {
+        let queue = mail(&server).await;
+        queue.push("a").await.unwrap();
+        let job = queue.pop().await.unwrap();
+        drop_without_runtime(job);
+        assert_eq!(queue.pop().await.unwrap().payload(), "a");
+    }
+
+    async fn a_session_that_cannot_give_a_job_back_is_not_renewed(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(3)).await.unwrap();
+        let queue = session.queue("mail").unwrap();
+        queue.push("a").await.unwrap();
+        let job = queue.pop().await.unwrap();
+        proxy.rule(|path, message| match deletes(path, message, CLAIMS) {
+            true => Fate::Deny,
+            false => Fate::Pass,
+        });
+        drop(job);
+        assert_eq!(session.lost().await, LossReason::DeadlinePassed);
+        server.counted(CLAIMS, 0).await;
     }
 }

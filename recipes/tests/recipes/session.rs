@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use baton_client::{Client, Put};
 use baton_recipes::{Error, LossReason, Session, SessionId, SessionState};
+use tokio::sync::watch;
 
 use crate::proxy::Fate;
-use crate::support::{Server, on_both};
+use crate::support::{Server, on_both, puts};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -137,5 +138,28 @@ on_both! {
         assert!(refused(Duration::MAX, None).await.contains("at most"));
         assert!(refused(10 * second, Some(second / 10)).await.contains("give it 1s or more"));
         assert!(refused(10 * second, Some(6 * second)).await.contains("half of that at most"));
+    }
+
+    /// Appendix B, row 21, where the session goes on in another process.
+    async fn a_create_of_the_earlier_process_that_comes_late_creates_nothing(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(10)).await.unwrap();
+        let (sent, mut is_sent) = watch::channel(false);
+        proxy.rule(move |path, message| {
+            if !puts(path, message, "m/") {
+                return Fate::Pass;
+            }
+            sent.send_replace(true);
+            Fate::Keep
+        });
+        let lock = tokio::spawn(session.mutex("m").lock().into_future());
+        is_sent.wait_for(|is_sent| *is_sent).await.unwrap();
+        let id = session.detach();
+        lock.await.unwrap().unwrap_err();
+        let session = Session::builder(&server.client).resume(id).await.unwrap();
+        assert!(proxy.kept() > 0);
+        proxy.deliver().await;
+        assert_eq!(server.count("m/").await, 0);
+        assert!(session.is_alive());
     }
 }

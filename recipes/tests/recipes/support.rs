@@ -96,6 +96,15 @@ impl Server {
     }
 }
 
+/// Drops it where nothing can be spawned.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a thread without a runtime is the case that is tested"
+)]
+pub fn drop_without_runtime<T: Send + 'static>(it: T) {
+    std::thread::spawn(move || drop(it)).join().unwrap();
+}
+
 /// How many streams of watches were opened.
 pub fn watching(proxy: &Proxy) -> watch::Receiver<usize> {
     let (streams, receiver) = watch::channel(0);
