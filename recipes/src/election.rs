@@ -49,7 +49,7 @@ impl Election {
 
     /// Stands for election, and waits until it leads. `value` is what observers are told. A session that
     /// stands already, from before it was [resumed](crate::SessionBuilder::resume), keeps its place, with
-    /// this value.
+    /// this value. Where the server cannot be reached it waits on, for as long as the session lives.
     ///
     /// May be dropped at any time, and wrapped in any timeout: no key stays.
     ///
@@ -72,8 +72,11 @@ impl Election {
         let first = Get::prefix(self.name.prefix()).first_created();
         let mut answer = self.session.client().get(first).await?;
         let revision = answer.header.map_or(0, |header| header.revision);
-        Ok(answer.kvs.pop().map(|found| Leader {
-            candidate: Waiter::of(&self.name, found),
+        let Some(found) = answer.kvs.pop() else {
+            return Ok(None);
+        };
+        Ok(Some(Leader {
+            candidate: Waiter::of(&self.name, found)?,
             revision,
         }))
     }
@@ -164,14 +167,10 @@ impl Election {
             let done = tokio::select! {
                 biased;
                 _ = &mut lost => ControlFlow::Continue(()),
-                done = work(leadership.clone()) => match done {
-                    ControlFlow::Break(result) => ControlFlow::Break(result),
-                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
-                },
+                done = work(leadership.clone()) => done,
             };
-            if let Some(leadership) = Arc::into_inner(leadership) {
-                let _ = leadership.resign().await;
-            }
+            // Also where `work` left a clone with somebody, to whom it is of no use then.
+            let _ = leadership.hold.release().await;
             if let ControlFlow::Break(result) = done {
                 return Ok(result);
             }
@@ -211,11 +210,11 @@ impl Told {
         name: &Name,
         first: Option<KeyValue>,
         revision: i64,
-    ) -> Option<LeaderEvent> {
+    ) -> Result<Option<LeaderEvent>, baton_client::Error> {
         let Some(first) = first else {
             let is_news = *self != Self::NoLeader;
             *self = Self::NoLeader;
-            return is_news.then_some(LeaderEvent::NoLeader { at: revision });
+            return Ok(is_news.then_some(LeaderEvent::NoLeader { at: revision }));
         };
         let before = std::mem::replace(
             self,
@@ -233,14 +232,14 @@ impl Told {
             _ => (false, false),
         };
         let leader = Leader {
-            candidate: Waiter::of(name, first),
+            candidate: Waiter::of(name, first)?,
             revision,
         };
-        match (is_same, is_old) {
+        Ok(match (is_same, is_old) {
             (true, true) => None,
             (true, false) => Some(LeaderEvent::Updated(leader)),
             (false, _) => Some(LeaderEvent::Elected(leader)),
-        }
+        })
     }
 }
 
@@ -271,7 +270,9 @@ impl Observer {
                 Some(seen) => self.watch(seen).await,
             };
             match result {
-                Ok(()) => retry = Retry::new(),
+                // A read that is answered does not tell that a watch will be.
+                Ok(()) if self.watcher.is_some() => retry = Retry::new(),
+                Ok(()) => {}
                 Err(WatchError::Failed(error)) if is_final(&error) => return Err(error.into()),
                 Err(WatchError::Compacted { .. }) => {
                     self.seen = None;
@@ -292,7 +293,7 @@ impl Observer {
         let mut answer = self.client.get(first).await?;
         let revision = answer.header.map_or(0, |header| header.revision);
         self.seen = Some(revision);
-        let event = self.told.update(&self.name, answer.kvs.pop(), revision);
+        let event = self.told.update(&self.name, answer.kvs.pop(), revision)?;
         self.ahead.extend(event);
         Ok(())
     }
@@ -324,7 +325,7 @@ impl Observer {
         {
             let pairs = told.events.into_iter().filter_map(|event| event.kv);
             for pair in pairs {
-                let event = self.told.update(&self.name, Some(pair), told.revision);
+                let event = self.told.update(&self.name, Some(pair), told.revision)?;
                 self.ahead.extend(event);
             }
             return Ok(());
@@ -376,10 +377,14 @@ async fn latched(
 ) {
     let mut retry = Retry::new();
     loop {
+        let (over, withdrawn) = oneshot::channel();
         let campaign = tokio::select! {
             biased;
-            _ = &mut stopped => return,
-            campaign = election.campaign(&value) => campaign,
+            _ = &mut stopped => {
+                let _ = withdrawn.await;
+                return;
+            }
+            campaign = election.campaign(&value).over(over) => campaign,
         };
         let leadership = match campaign {
             Ok(leadership) => leadership,
@@ -480,7 +485,9 @@ mod tests {
     fn told(looks: Vec<Option<KeyValue>>) -> Vec<&'static str> {
         let mut told = Told::Nothing;
         let name = Name::from("e");
-        let events = looks.into_iter().map(|first| told.update(&name, first, 9));
+        let events = looks
+            .into_iter()
+            .map(|first| told.update(&name, first, 9).unwrap());
         events
             .map(|event| match event {
                 None => "",
@@ -490,6 +497,13 @@ mod tests {
                 Some(LeaderEvent::Resynced) => "resynced",
             })
             .collect()
+    }
+
+    #[test]
+    fn a_key_that_is_there_since_no_revision_is_no_leader_but_nonsense() {
+        let mut told = Told::Nothing;
+        let error = told.update(&Name::from("e"), pair("e/1", 0, 0), 9);
+        assert!(matches!(error, Err(baton_client::Error::Malformed(_))));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use baton_client::{BootInstant, Client, Put, Txn, Watch, pb};
 use bytes::Bytes;
+use parking_lot::Mutex as Lock;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -68,6 +69,7 @@ pub struct Acquire<G> {
     value: Bytes,
     timeout: Option<Duration>,
     on_enqueued: Option<OnEnqueued>,
+    over: Option<oneshot::Sender<()>>,
     guard: PhantomData<fn() -> G>,
 }
 
@@ -89,6 +91,7 @@ impl<G> Acquire<G> {
             value: Bytes::new(),
             timeout: None,
             on_enqueued: None,
+            over: None,
             guard: PhantomData,
         }
     }
@@ -109,6 +112,12 @@ impl<G> Acquire<G> {
     /// anyone in front.
     pub fn on_enqueued(mut self, told: impl FnOnce(Position) + Send + 'static) -> Self {
         self.on_enqueued = Some(Box::new(told));
+        self
+    }
+
+    /// The other end is closed when nothing is left to undo: of the wish, the wait or the hold.
+    pub(crate) fn over(mut self, over: oneshot::Sender<()>) -> Self {
+        self.over = Some(over);
         self
     }
 
@@ -146,6 +155,7 @@ impl<G> Acquire<G> {
             value: self.value,
             if_free: false,
             on_enqueued: self.on_enqueued,
+            over: self.over,
             began,
         };
         let hold = attempt.begin(&self.session, turn).await?;
@@ -166,6 +176,7 @@ impl<G> Acquire<G> {
             value: self.value,
             if_free: true,
             on_enqueued: None,
+            over: self.over,
             began: BootInstant::now(),
         };
         attempt.begin(&self.session, turn).await
@@ -187,6 +198,8 @@ struct Attempt {
     value: Bytes,
     if_free: bool,
     on_enqueued: Option<OnEnqueued>,
+    /// Dropped when the task ends.
+    over: Option<oneshot::Sender<()>>,
     began: BootInstant,
 }
 
@@ -224,12 +237,13 @@ impl Attempt {
                     lost: granted.lost,
                 }),
             },
-            release: granted.release,
+            release: Lock::new(Some(granted.release)),
         }))
     }
 
     async fn run(self, shared: Arc<Shared>, turn: OwnedSemaphorePermit, mut reply: Reply) {
         let kind = self.kind.label();
+        let _over = self.over;
         let mut line = Line::new(shared.clone(), &self.name);
         let entered = line
             .enter(&self.value, self.if_free, || !reply.is_closed())
@@ -254,7 +268,8 @@ impl Attempt {
         if let Some(told) = self.on_enqueued
             && let Ok(ahead) = line.ahead(&place).await
         {
-            told(Position(ahead));
+            // It is the caller's: if it panics, the key is still seen to here.
+            let _ = tokio::spawn(async move { told(Position(ahead)) }).await;
         }
         if place.step != Step::Hold {
             let mut lost = shared.lost();
@@ -330,15 +345,17 @@ async fn held(
 #[derive(Debug)]
 pub struct Hold {
     pub(crate) grant: Grant,
-    release: oneshot::Sender<Release>,
+    /// None once it is released.
+    release: Lock<Option<oneshot::Sender<Release>>>,
 }
 
 impl Hold {
     /// Comes back when the key is gone.
-    pub(crate) async fn release(self) -> Result<i64, Error> {
+    pub(crate) async fn release(&self) -> Result<i64, Error> {
         let (reply, answer) = oneshot::channel();
         let reason = || Error::Lost(self.grant.lost().now().unwrap_or(LossReason::Closed));
-        if self.release.send(reply).is_err() {
+        let release = self.release.lock().take();
+        if release.is_none_or(|release| release.send(reply).is_err()) {
             return Err(reason());
         }
         answer.await.unwrap_or_else(|_| Err(reason()))

@@ -22,11 +22,15 @@ use baton_client::{
 };
 use bytes::Bytes;
 
+use crate::patience::passes;
 use crate::session::{Retry, Shared};
 use crate::{Error, LossReason, Name, Token};
 
 /// A hold that is shorter than this is over before it would be worth a watch of its key.
 const UNWATCHED: Duration = Duration::from_millis(5);
+
+/// Time to find out why the key of a hold is gone, before the holder is told that it is.
+const WHY: Duration = Duration::from_millis(200);
 
 /// What a waiter does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +154,11 @@ impl Line {
                 result = self.shared.client.txn(txn) => result,
             };
             match result {
-                Ok(answer) if answer.succeeded => return Ok(self.entered(answer)?),
+                Ok(answer) if answer.succeeded => {
+                    let entered = self.entered(answer);
+                    self.is_doubtful |= entered.is_err();
+                    return Ok(entered?);
+                }
                 Ok(answer) => {
                     let seen = header_revision(answer.header.as_ref());
                     let mut reads = reads(answer);
@@ -178,7 +186,10 @@ impl Line {
                             self.shared.check_now();
                             return Err(Error::Lost(LossReason::Revoked).into());
                         }
-                        return Err(Error::from(error).into());
+                        if if_free || !passes(&error) {
+                            return Err(Error::from(error).into());
+                        }
+                        tracing::debug!(key = self.key, "a create was not done: {error}");
                     }
                 },
             }
@@ -213,6 +224,8 @@ impl Line {
             step: Step::Gone,
             seen,
         };
+        // Whoever made it may have sent another create. And it is this attempt's to remove, also if it fails here.
+        self.is_doubtful = true;
         if own.value != *value {
             let put = Put::new(&self.key, value).lease(self.shared.id.lease());
             let txn = Txn::new()
@@ -359,7 +372,8 @@ impl Line {
                     Err(error) => Err(error),
                 };
                 match result {
-                    Ok(told) if !has_delete(&told) => continue,
+                    // It was there at the revision the watch begins behind.
+                    Ok(told) if has_delete(&told) => return,
                     Ok(_) => {}
                     Err(error) => {
                         tracing::debug!(key = self.key, "watching, once more: {error}");
@@ -367,10 +381,10 @@ impl Line {
                         if !matches!(error, WatchError::Compacted { .. }) {
                             retry.pause().await;
                         }
+                        if self.look(place, None).await.is_ok() && place.step == Step::Gone {
+                            return;
+                        }
                     }
-                }
-                if self.look(place, None).await.is_ok() && place.step == Step::Gone {
-                    return;
                 }
             }
         };
@@ -379,8 +393,9 @@ impl Line {
             reason = &mut lost => return reason,
             () = ends => {}
         }
-        match self.removed().await {
-            Error::Lost(reason) => reason,
+        // The holder has to stop now: it is told why if that is known soon.
+        match tokio::time::timeout(WHY, self.removed()).await {
+            Ok(Error::Lost(reason)) => reason,
             _ => LossReason::Removed,
         }
     }

@@ -1,5 +1,6 @@
 //! Locks.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use baton_client::{Compare, Delete, Get, Put, Txn};
@@ -33,7 +34,7 @@ impl Mutex {
         &self.name
     }
 
-    /// Waits until it is held.
+    /// Waits until it is held. Where the server cannot be reached it waits on, for as long as the session lives.
     ///
     /// May be dropped at any time, and wrapped in any timeout: no key stays.
     ///
@@ -51,7 +52,7 @@ impl Mutex {
     /// May be dropped at any time: no key stays.
     ///
     /// # Errors
-    /// As [`lock`](Self::lock).
+    /// As [`lock`](Self::lock), and [`Error::Client`] if the server cannot be reached.
     pub async fn try_lock(&self) -> Result<Option<MutexGuard>, Error> {
         let hold = self.lock().hold_if_free().await?;
         Ok(hold.map(MutexGuard::from))
@@ -109,7 +110,7 @@ impl Mutex {
             let Some(holder) = client.get(first).await?.kvs.pop() else {
                 return Ok(None);
             };
-            let waiter = Waiter::of(&self.name, holder);
+            let waiter = Waiter::of(&self.name, holder)?;
             let Some(session) = waiter.session else {
                 return Err(Error::Invalid(format!(
                     "{:?} is held by the key {:?}, which is no session's and cannot be asked: \
@@ -219,18 +220,26 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn of(name: &Name, found: baton_client::mvccpb::KeyValue) -> Self {
+    /// # Errors
+    /// [`baton_client::Error::Malformed`] if the server says of a key that it is there, and not since when.
+    pub(crate) fn of(
+        name: &Name,
+        found: baton_client::mvccpb::KeyValue,
+    ) -> Result<Self, baton_client::Error> {
         let key = String::from_utf8_lossy(&found.key).into_owned();
         let session = key
             .strip_prefix(&name.prefix())
             .and_then(|id| id.parse().ok());
-        Self {
+        let token = Token::from_revision(found.create_revision).ok_or_else(|| {
+            baton_client::Error::Malformed(format!("{key:?} was created at no revision"))
+        })?;
+        Ok(Self {
             session: session.filter(|session: &SessionId| session.lease() == found.lease),
-            token: Token::from_revision(found.create_revision).expect("a key that is there"),
+            token,
             value: found.value,
             label: String::new(),
             key,
-        }
+        })
     }
 }
 
@@ -266,19 +275,21 @@ impl LockInfo {
         });
         let line = reads.next().unwrap_or_default();
         let sessions = reads.next().unwrap_or_default();
+        // At most one each: a session's own key is named after its lease.
+        let labels: BTreeMap<i64, Bytes> = sessions
+            .into_iter()
+            .map(|own| (own.lease, own.value))
+            .collect();
         let mut waiters = line.into_iter().map(|found| {
-            let lease = found.lease;
-            let mut waiter = Waiter::of(name, found);
-            // At most one: a session's own key is named after its lease.
-            let own = sessions.iter().find(|own| own.lease == lease && lease != 0);
-            if let Some(own) = own {
-                waiter.label = String::from_utf8_lossy(&own.value).into_owned();
-            }
-            waiter
+            let label = labels.get(&found.lease).filter(|_| found.lease != 0);
+            let label = label.map(|label| String::from_utf8_lossy(label).into_owned());
+            let mut waiter = Waiter::of(name, found)?;
+            waiter.label = label.unwrap_or_default();
+            Ok::<_, Error>(waiter)
         });
         Ok(Self {
-            holder: waiters.next(),
-            waiters: waiters.collect(),
+            holder: waiters.next().transpose()?,
+            waiters: waiters.collect::<Result<_, _>>()?,
             revision,
         })
     }

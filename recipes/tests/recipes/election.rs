@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::proxy::Fate;
-use crate::support::{Server, on_both, puts};
+use crate::support::{Server, deletes, on_both, puts};
 
 /// Campaigns in the background; done when it stands in line.
 async fn standing(session: &Session, value: &str) -> JoinHandle<Result<Leadership, Error>> {
@@ -261,5 +261,34 @@ on_both! {
                 assert_eq!(server.count("e/").await, 0);
             }
         }
+    }
+
+    async fn a_closed_latch_stands_nowhere(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(30)).await.unwrap();
+        let leader = server.session().await.election("e").campaign("first").await.unwrap();
+        let latch = session.election("e").latch("second");
+        server.counted("e/", 2).await;
+        proxy.rule(|path, message| match deletes(path, message, "e/") {
+            true => Fate::Delay(Duration::from_millis(100)),
+            false => Fate::Pass,
+        });
+        latch.close().await;
+        assert_eq!(server.count("e/").await, 1);
+        leader.resign().await.unwrap();
+    }
+
+    async fn work_that_gave_its_leadership_to_others_gives_it_up_all_the_same(server: Server) {
+        let session = server.session().await;
+        let kept = parking_lot::Mutex::new(Vec::new());
+        session.election("e").lead("a", |leadership| {
+            kept.lock().push(leadership);
+            let is_over = kept.lock().len() == 2;
+            async move {
+                if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+        }).await.unwrap();
+        assert_eq!(server.count("e/").await, 0);
+        assert!(kept.lock().iter().all(|leadership| !leadership.is_held()));
     }
 }

@@ -1,9 +1,9 @@
 //! Locks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use baton_client::{Delete, Put};
+use baton_client::{Client, Delete, Options, Put};
 use baton_recipes::{Error, LossReason, MutexGuard, Position, Session};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -489,5 +489,75 @@ on_both! {
         assert!(!third.is_finished());
         server.client.unlock(&second.key).await.unwrap();
         third.await.unwrap().unwrap().release().await.unwrap();
+    }
+
+    async fn a_callback_that_panics_costs_nobody_the_lock(server: Server) {
+        let session = server.session().await;
+        let lock = session.mutex("m").lock();
+        let guard = lock.on_enqueued(|_| panic!("the caller's own fault")).await.unwrap();
+        guard.release().await.unwrap();
+        assert_eq!(server.count("m/").await, 0);
+    }
+
+    async fn whoever_cannot_reach_the_server_waits_for_it(server: Server) {
+        let proxy = server.proxy().await.0;
+        let patience = Duration::from_millis(100);
+        let options = Options { request_timeout: patience, ..Options::default() };
+        let client = Client::with_options([proxy.address()], options).unwrap();
+        let session = Session::open(&client, Duration::from_secs(60)).await.unwrap();
+        proxy.cut();
+        let mut lock = session.mutex("m").lock().into_future();
+        let waited = tokio::time::timeout(patience * 5, &mut lock).await;
+        assert!(waited.is_err(), "{waited:?}");
+        proxy.heal();
+        lock.await.unwrap().release().await.unwrap();
+    }
+
+    async fn a_holder_is_told_that_its_key_is_gone_though_nobody_can_say_why(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(600)).await.unwrap();
+        let guard = session.mutex("m").lock().await.unwrap();
+        proxy.rule(|path, _| match path.ends_with("/LeaseKeepAlive") {
+            true => Fate::Refuse,
+            false => Fate::Pass,
+        });
+        server.client.delete(Delete::key(&guard.fence().key)).await.unwrap();
+        assert_eq!(guard.lost().await, LossReason::Removed);
+        assert!(session.is_alive());
+    }
+
+    async fn a_release_that_finds_the_lease_gone_is_over(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = Session::open(&client, Duration::from_secs(3600)).await.unwrap();
+        let (_gate, closed) = watch::channel(false);
+        let is_first = AtomicBool::new(true);
+        proxy.rule(move |path, message| match path {
+            // What it would tell is to be found out otherwise.
+            path if path.ends_with("/Watch") => Fate::After(closed.clone()),
+            path if puts(path, message, "m/") && is_first.swap(false, Ordering::SeqCst) => Fate::LoseAnswer,
+            _ => Fate::Pass,
+        });
+        let guard = session.mutex("m").lock().await.unwrap();
+        server.revoke(&session).await;
+        let error = guard.release().await.unwrap_err();
+        assert!(matches!(error, Error::Lost(LossReason::Revoked)), "{error}");
+    }
+
+    async fn a_place_that_cannot_be_taken_up_again_is_left(server: Server) {
+        let (proxy, client) = server.proxy().await;
+        let session = server.session().await;
+        let guard = session.mutex("m").lock().value("old").await.unwrap();
+        let id = session.detach();
+        drop(guard);
+        let session = Session::builder(&client).resume(id).await.unwrap();
+        let writes = AtomicUsize::new(0);
+        proxy.rule(move |path, message| match puts(path, message, "m/") {
+            // The create finds the key; what is refused is the new value.
+            true if writes.fetch_add(1, Ordering::SeqCst) == 1 => Fate::Deny,
+            _ => Fate::Pass,
+        });
+        let error = session.mutex("m").lock().value("new").await.unwrap_err();
+        assert!(matches!(error, Error::Client(_)), "{error}");
+        server.counted("m/", 0).await;
     }
 }
