@@ -21,6 +21,17 @@ pub(crate) fn revision(header: Option<&pb::ResponseHeader>) -> i64 {
     header.map_or(0, |header| header.revision)
 }
 
+/// What each read of a transaction found.
+pub(crate) fn reads(answer: pb::TxnResponse) -> impl Iterator<Item = Vec<KeyValue>> {
+    answer
+        .responses
+        .into_iter()
+        .filter_map(|op| match op.response {
+            Some(Response::ResponseRange(range)) => Some(range.kvs),
+            _ => None,
+        })
+}
+
 /// The answer of the transaction at `index` within another; none if that was no transaction.
 pub(crate) fn nested(answer: &pb::TxnResponse, index: usize) -> Option<&pb::TxnResponse> {
     match answer.responses.get(index)?.response.as_ref()? {

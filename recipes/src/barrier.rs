@@ -3,6 +3,7 @@
 use baton_client::mvccpb::event::EventType;
 use baton_client::{Client, Compare, Delete, Error, Get, Put, Txn, Watch, WatchError};
 
+use crate::answers::revision;
 use crate::patience::{passes, watch_passes};
 use crate::session::Retry;
 
@@ -54,7 +55,7 @@ impl Barrier {
             .then(Put::new(&self.name, ""))
             .or_else(Get::key(&self.name));
         let answer = self.client.txn(txn).await?;
-        let revision = answer.header.map_or(0, |header| header.revision);
+        let revision = revision(answer.header.as_ref());
         let stored = crate::answers::pairs(&answer, 0).first();
         Ok(stored.map_or(revision, |pair| pair.create_revision))
     }
@@ -66,7 +67,7 @@ impl Barrier {
     /// or not.
     pub async fn open(&self) -> Result<i64, Error> {
         let answer = self.client.delete(Delete::key(&self.name)).await?;
-        Ok(answer.header.map_or(0, |header| header.revision))
+        Ok(revision(answer.header.as_ref()))
     }
 
     /// Whether it is closed now.
@@ -101,7 +102,7 @@ impl Barrier {
                 }
             };
             first = false;
-            let revision = answer.header.map_or(0, |header| header.revision);
+            let revision = revision(answer.header.as_ref());
             if answer.kvs.is_empty() {
                 return Ok(revision);
             }

@@ -11,9 +11,11 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::answers::revision;
 use crate::hold::{Hold, Kind};
 use crate::mutex::{LockInfo, Waiter};
-use crate::session::{Retry, is_final};
+use crate::patience::passes;
+use crate::session::Retry;
 use crate::{Acquire, Error, Grant, LossReason, Name, Session, Token};
 
 /// An election, shared with every client that follows etcd's layout. Cheap to clone.
@@ -71,7 +73,7 @@ impl Election {
         self.name.check()?;
         let first = Get::prefix(self.name.prefix()).first_created();
         let mut answer = self.session.client().get(first).await?;
-        let revision = answer.header.map_or(0, |header| header.revision);
+        let revision = revision(answer.header.as_ref());
         let Some(found) = answer.kvs.pop() else {
             return Ok(None);
         };
@@ -273,7 +275,7 @@ impl Observer {
                 // A read that is answered does not tell that a watch will be.
                 Ok(()) if self.watcher.is_some() => retry = Retry::new(),
                 Ok(()) => {}
-                Err(WatchError::Failed(error)) if is_final(&error) => return Err(error.into()),
+                Err(WatchError::Failed(error)) if !passes(&error) => return Err(error.into()),
                 Err(WatchError::Compacted { .. }) => {
                     self.seen = None;
                     return Ok(LeaderEvent::Resynced);
@@ -291,7 +293,7 @@ impl Observer {
         self.watcher = None;
         let first = Get::prefix(self.name.prefix()).first_created();
         let mut answer = self.client.get(first).await?;
-        let revision = answer.header.map_or(0, |header| header.revision);
+        let revision = revision(answer.header.as_ref());
         self.seen = Some(revision);
         let event = self.told.update(&self.name, answer.kvs.pop(), revision)?;
         self.ahead.extend(event);

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use baton_client::{Client, Compare, Get, Txn};
 use serde::{Deserialize, Serialize};
 
+use crate::answers::revision;
 use crate::{Error, Name, SessionId};
 
 /// A fencing token: the revision the holder's key was created at. Of two holds of a name, the later has
@@ -84,7 +85,7 @@ impl Fence {
             .or_else(Get::key(&self.key).keys_only());
         let answer = client.txn(txn).await?;
         if answer.succeeded {
-            Ok(answer.header.map_or(0, |header| header.revision))
+            Ok(revision(answer.header.as_ref()))
         } else {
             Err(Error::Stale {
                 fence: self.clone(),

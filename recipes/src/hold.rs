@@ -24,6 +24,7 @@ use parking_lot::Mutex as Lock;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::answers::revision;
 use crate::line::{Line, NoPlace, Place, Step};
 use crate::session::{Retry, Shared, label_of};
 use crate::{Error, Fence, LossReason, Lost, Name, Session, Token};
@@ -515,7 +516,7 @@ impl Grant {
         let txn = Txn::new().when(self.inner.fence.compare()).then(put);
         let answer = self.client().txn(txn).await?;
         if answer.succeeded {
-            Ok(answer.header.map_or(0, |header| header.revision))
+            Ok(revision(answer.header.as_ref()))
         } else {
             Err(Error::Stale {
                 fence: self.inner.fence.clone(),
@@ -539,7 +540,7 @@ impl Grant {
                 {
                     return String::from_utf8_lossy(&request.value).into_owned();
                 }
-                let from = answer.header.map_or(0, |header| header.revision) + 1;
+                let from = revision(answer.header.as_ref()) + 1;
                 let watch = Watch::key(&key).from(from).puts();
                 if let Ok(mut watcher) = self.client().watch(watch).await {
                     while let Ok(told) = watcher.next().await {

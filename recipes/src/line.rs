@@ -22,6 +22,7 @@ use baton_client::{
 };
 use bytes::Bytes;
 
+use crate::answers::{reads, revision};
 use crate::patience::passes;
 use crate::session::{Retry, Shared};
 use crate::{Error, LossReason, Name, Token};
@@ -91,22 +92,6 @@ pub(crate) struct Line {
     own: Option<Watcher>,
 }
 
-fn header_revision(header: Option<&pb::ResponseHeader>) -> i64 {
-    header.map_or(0, |header| header.revision)
-}
-
-/// The keys each read of a transaction found.
-fn reads(answer: pb::TxnResponse) -> impl Iterator<Item = Vec<KeyValue>> {
-    use pb::response_op::Response;
-    answer
-        .responses
-        .into_iter()
-        .filter_map(|response| match response.response {
-            Some(Response::ResponseRange(range)) => Some(range.kvs),
-            _ => None,
-        })
-}
-
 impl Line {
     pub(crate) fn new(shared: Arc<Shared>, name: &Name) -> Self {
         Self {
@@ -160,7 +145,7 @@ impl Line {
                     return Ok(entered?);
                 }
                 Ok(answer) => {
-                    let seen = header_revision(answer.header.as_ref());
+                    let seen = revision(answer.header.as_ref());
                     let mut reads = reads(answer);
                     let own = reads.next().and_then(|mut kvs| kvs.pop());
                     let marker = reads.next().and_then(|mut kvs| kvs.pop());
@@ -201,7 +186,7 @@ impl Line {
     }
 
     fn entered(&self, answer: pb::TxnResponse) -> Result<Place, Error> {
-        let seen = header_revision(answer.header.as_ref());
+        let seen = revision(answer.header.as_ref());
         let token = Token::from_revision(seen).ok_or_else(|| {
             baton_client::Error::Malformed("a transaction that put has no revision".to_owned())
         })?;
@@ -250,7 +235,7 @@ impl Line {
                 .client
                 .txn(self.look_txn(place.token, true))
                 .await
-            && header_revision(answer.header.as_ref()) >= told
+            && revision(answer.header.as_ref()) >= told
         {
             self.looked(place, answer);
             return Ok(());
@@ -276,7 +261,7 @@ impl Line {
 
     #[allow(clippy::unused_self, reason = "the counterpart of look_txn")]
     fn looked(&self, place: &mut Place, answer: pb::TxnResponse) {
-        place.seen = header_revision(answer.header.as_ref());
+        place.seen = revision(answer.header.as_ref());
         let mut reads = reads(answer);
         let own = reads.next().unwrap_or_default();
         let predecessor = reads.next().unwrap_or_default();
@@ -450,12 +435,12 @@ impl Line {
         }
         let request = || self.shared.client.txn(txn.clone());
         let answer = self.shared.until_removed(request).await?;
-        let revision = header_revision(answer.header.as_ref());
+        let at = revision(answer.header.as_ref());
         if is_doubtful {
-            self.shared.marker_seen(revision);
+            self.shared.marker_seen(at);
             self.is_doubtful = false;
         }
-        Ok(revision)
+        Ok(at)
     }
 
     /// Removes what a create of unknown outcome left or will leave.
@@ -470,11 +455,11 @@ impl Line {
                 .or_else(self.shared.own_key());
             let request = || self.shared.client.txn(txn.clone());
             let answer = self.shared.until_removed(request).await?;
-            let revision = header_revision(answer.header.as_ref());
+            let at = revision(answer.header.as_ref());
             if answer.succeeded {
-                self.shared.marker_seen(revision);
+                self.shared.marker_seen(at);
                 self.is_doubtful = false;
-                return Ok(revision);
+                return Ok(at);
             }
             let marker = reads(answer).next().and_then(|mut kvs| kvs.pop());
             let marker = marker.map_or(0, |marker| marker.mod_revision);

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use baton_client::{Compare, Delete, Get, Put, Txn};
 use bytes::Bytes;
 
+use crate::answers::{reads, revision};
 use crate::hold::{Hold, Kind};
 use crate::name::session_prefix;
 use crate::{Acquire, Error, Grant, Name, Session, SessionId, Token};
@@ -156,7 +157,7 @@ impl Mutex {
             .then(Delete::key(&found.key));
         let answer = client.txn(txn).await?;
         if answer.succeeded {
-            Ok(answer.header.map_or(0, |header| header.revision))
+            Ok(revision(answer.header.as_ref()))
         } else {
             Err(missing())
         }
@@ -264,15 +265,11 @@ impl LockInfo {
     pub async fn read(client: &baton_client::Client, name: &Name) -> Result<Self, Error> {
         name.check()?;
         use baton_client::pb::range_request::{SortOrder, SortTarget};
-        use baton_client::pb::response_op::Response;
         let line = Get::prefix(name.prefix()).sort(SortTarget::Create, SortOrder::Ascend);
         let txn = Txn::new().then(line).then(Get::prefix(session_prefix()));
         let answer = client.txn(txn).await?;
-        let revision = answer.header.map_or(0, |header| header.revision);
-        let mut reads = answer.responses.into_iter().map(|it| match it.response {
-            Some(Response::ResponseRange(range)) => range.kvs,
-            _ => Vec::new(),
-        });
+        let revision = revision(answer.header.as_ref());
+        let mut reads = reads(answer);
         let line = reads.next().unwrap_or_default();
         let sessions = reads.next().unwrap_or_default();
         // At most one each: a session's own key is named after its lease.

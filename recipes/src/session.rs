@@ -17,7 +17,9 @@ use parking_lot::Mutex as Lock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::answers::revision;
 use crate::name::session_key;
+use crate::patience::passes;
 use crate::timer::Alarm;
 use crate::{DoubleBarrier, Election, Error, Members, Mutex, Name, Queue};
 
@@ -223,7 +225,7 @@ impl SessionBuilder {
         if let Some(label) = &self.label {
             let put = Put::new(session_key(id), label).lease(id.0);
             let answer = self.client.put(put).await?;
-            marker = answer.header.map_or(0, |header| header.revision);
+            marker = revision(answer.header.as_ref());
         }
         let client = self.client.clone();
         match self.start(id, renewal, marker) {
@@ -263,7 +265,7 @@ impl SessionBuilder {
             }
             answer => answer?,
         };
-        let marker = answer.header.map_or(0, |header| header.revision);
+        let marker = revision(answer.header.as_ref());
         self.start(id, renewal, marker)
     }
 
@@ -599,10 +601,10 @@ impl Shared {
         Get::key(session_key(self.id)).keys_only()
     }
 
-    /// Repeats a request that may be repeated until it is answered.
+    /// Repeats a request that may be repeated, for as long as its failures [pass](crate::patience::passes).
     ///
     /// # Errors
-    /// [`Error::Lost`] if the session ends before, [`Error::Client`] if the server will not have it.
+    /// [`Error::Lost`] if the session ends before, [`Error::Client`] with a failure that does not pass.
     pub(crate) async fn until_answered<T, F>(
         &self,
         what: &str,
@@ -619,11 +621,15 @@ impl Shared {
                 reason = &mut lost => return Err(Error::Lost(reason)),
                 result = request() => match result {
                     Ok(answer) => return Ok(answer),
-                    Err(error) if is_final(&error) => return Err(error.into()),
+                    Err(error) if !passes(&error) => return Err(error.into()),
                     Err(error) => tracing::debug!(session = %self.id, "{what}, once more: {error}"),
                 }
             }
-            retry.pause().await;
+            tokio::select! {
+                biased;
+                reason = &mut lost => return Err(Error::Lost(reason)),
+                () = retry.pause() => {}
+            }
         }
     }
 
@@ -668,21 +674,6 @@ impl Shared {
             () = late => unreachable!("it waits to be dropped"),
         }
     }
-}
-
-/// Whether the same request would be refused again.
-pub(crate) fn is_final(error: &baton_client::Error) -> bool {
-    use baton_client::Code;
-    let refused = error.refusal().is_some_and(|refusal| {
-        matches!(
-            refusal.code,
-            Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::InvalidArgument
-                | Code::Unimplemented
-        )
-    });
-    refused || matches!(error, baton_client::Error::Invalid(_))
 }
 
 /// While there is one, the lease is not renewed.

@@ -15,7 +15,7 @@ use crate::answers::revision;
 use crate::names::check_segment;
 use crate::once::{Lanes, Once};
 use crate::owned::owned_by_a_task;
-use crate::patience::{passes, read, watch_passes};
+use crate::patience::{passes, watch_passes};
 use crate::session::{Retry, Shared};
 use crate::{Error, Lost, Session};
 
@@ -484,7 +484,7 @@ impl Inner {
     async fn round(&self) -> Result<(Round, i64), Error> {
         let client = self.session.client();
         let all = || client.get(Get::prefix(self.layout.prefix()));
-        let answer = read(self.session(), all).await?;
+        let answer = self.session().until_answered("to look", all).await?;
         let round = Round::read(&self.layout, &answer.kvs)?;
         *self.last.lock() = round.clone();
         Ok((round, revision(answer.header.as_ref())))

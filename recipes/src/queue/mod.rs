@@ -23,7 +23,7 @@ use crate::answers::{pairs, revision};
 use crate::hold::Kind;
 use crate::once::{Lanes, Once, unique};
 use crate::owned::owned_by_a_task;
-use crate::patience::{read, watch_passes};
+use crate::patience::watch_passes;
 use crate::session::{Retry, Shared};
 use crate::{Acquire, Error, LossReason, MutexGuard, Session, SessionId, Token};
 
@@ -366,7 +366,10 @@ impl Inner {
                 .then(Get::prefix(self.layout.jobs()).limit(1).keys_only());
             client.txn(txn)
         };
-        let answer = read(self.session(), first).await?;
+        let answer = self
+            .session()
+            .until_answered("to look for a job", first)
+            .await?;
         let seen = revision(answer.header.as_ref());
         let mut claimed = BTreeSet::new();
         for claim in pairs(&answer, 0) {
@@ -384,7 +387,12 @@ impl Inner {
                     .revision(seen);
                 client.get(get)
             };
-            for job in read(self.session(), jobs).await?.kvs {
+            for job in self
+                .session()
+                .until_answered("to look for a job", jobs)
+                .await?
+                .kvs
+            {
                 if !claimed.contains(&self.layout.id(&job.key)?) {
                     return Ok(Best::Job(job));
                 }
@@ -393,7 +401,12 @@ impl Inner {
                 let (start, end) = self.layout.jobs_behind(priority);
                 client.get(Get::range(start, end).limit(1).keys_only().revision(seen))
             };
-            most_urgent = read(self.session(), less_urgent).await?.kvs.pop();
+            most_urgent = self
+                .session()
+                .until_answered("to look for a job", less_urgent)
+                .await?
+                .kvs
+                .pop();
         }
         Ok(Best::None(seen))
     }
