@@ -142,10 +142,9 @@ async fn storm(server: Server) {
             .collect()
     };
     assert_eq!(tails(&server, "job").await, remaining);
-    assert_eq!(
-        server.count(ROOT).await as usize,
-        in_hand.len() + remaining.len()
-    );
+    // A create that was under way when its pop was dropped may have come behind the first look at the line.
+    let expected = in_hand.len() + remaining.len();
+    server.counted(ROOT, i64::try_from(expected).unwrap()).await;
     drop(kept);
     for session in sessions {
         session.close().await.unwrap();
