@@ -1,7 +1,7 @@
 //! The handle every service holds: propose a change, wait until a read is safe, look at the state.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_proto::log::command::Op;
@@ -291,16 +291,15 @@ impl Core {
     /// See [`ProposeError`]: each variant says whether the outcome is known.
     pub async fn propose(&self, op: Op) -> Result<Committed, ProposeError> {
         let started = Instant::now();
-        let superseded = AtomicBool::new(false);
-        let proposed = self.propose_until_known(op, &superseded);
+        let proposed = self.propose_until_known(op, std::future::pending());
         match tokio::time::timeout(self.shared.identity.request_timeout, proposed).await {
             Ok(result) => result,
             Err(_) => Err(self.why_timed_out(started)),
         }
     }
 
-    /// The same without a limit of time. A proposal whose fate is known to be none is not made again
-    /// once `superseded` is true, and ends as [`ProposeError::Superseded`].
+    /// The same without a limit of time. Once `superseded` returns, what is not proposed yet, or was in
+    /// vain, is not proposed any more, and ends as [`ProposeError::Superseded`].
     ///
     /// In one term of one leader it may go on for as long as that lasts: a message to the leader that
     /// was lost is never heard of. Dropped, the outcome is unknown.
@@ -310,7 +309,7 @@ impl Core {
     pub async fn propose_until_known(
         &self,
         op: Op,
-        superseded: &AtomicBool,
+        superseded: impl Future<Output = ()>,
     ) -> Result<Committed, ProposeError> {
         let identity = &self.shared.identity;
         let waiters = &*self.shared.waiters;
@@ -328,15 +327,15 @@ impl Core {
         let shared = &*self.shared;
         shared.flusher.room(QUEUE_BYTES_MAX).await;
         let mut stopping = shared.stopping.subscribe();
+        let mut superseded = pin!(superseded);
         let mut pause = Pause::default();
         loop {
-            if *stopping.borrow_and_update() {
-                return Err(ProposeError::Stopped);
-            }
-            if superseded.load(Ordering::Relaxed) {
-                return Err(ProposeError::Superseded);
-            }
-            let leadership = self.leader().await?;
+            let leadership = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(ProposeError::Stopped),
+                () = &mut superseded => return Err(ProposeError::Superseded),
+                leadership = self.leader() => leadership?,
+            };
             let outcome = shared.waiters.wait(id, leadership.term);
             // The status may be older than what was applied; a waiter of a past term waits in vain.
             let applied_term = shared.applied.borrow().map_or(0, |id| id.term);

@@ -785,6 +785,40 @@ fn an_entrance_that_comes_when_its_key_was_removed_elsewhere_leaves_none() {
 }
 
 #[test]
+fn calls_that_end_while_there_is_no_leader_leave_nothing_behind() {
+    with_cluster(7, |cluster| async move {
+        let leader = cluster.leader();
+        let core = cluster.core(leader).unwrap();
+        let grant = LeaseGrantRequest {
+            id: 1,
+            ttl: 100_000,
+        };
+        core.propose(Op::LeaseGrant(grant)).await.expect("a lease");
+        cluster.net.cut(|_, _| true);
+        let away = leader % MEMBERS + 1;
+        let mut leadership = cluster.core(away).unwrap().leadership();
+        leadership.wait_for(|l| l.leader == 0).await.unwrap();
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let running = tasks.num_alive_tasks();
+        let line = cluster.members.lock()[&away].line.clone().unwrap();
+        for number in 0..1000 {
+            let (line, name) = (line.clone(), format!("job-{number}"));
+            let entering = line.enter(name.as_bytes(), 1, None);
+            let patience = Duration::from_millis(1);
+            assert!(tokio::time::timeout(patience, entering).await.is_err());
+        }
+        tokio::time::sleep(ELECTION).await;
+        let left = tasks.num_alive_tasks().saturating_sub(running);
+        assert!(left < 100, "{left} tasks go on for nobody");
+        let before = core.state().read().revision();
+        cluster.net.cut(|_, _| false);
+        tokio::time::sleep(20 * ELECTION).await;
+        while core.read_barrier().await.is_err() {}
+        assert_eq!(core.state().read().revision(), before);
+    });
+}
+
+#[test]
 fn a_waiter_whose_turn_came_in_a_snapshot_is_told_so() {
     with_cluster(5, |cluster| async move {
         let leader = cluster.leader();

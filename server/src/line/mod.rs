@@ -28,7 +28,6 @@ mod stays;
 mod wakes;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use baton_proto::etcdserverpb::request_op::Request;
 use baton_proto::etcdserverpb::response_op::Response as Answer;
@@ -38,7 +37,7 @@ use baton_state_machine::{ApplyError, KeyRange, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::{Committed, Core, ProposeError};
 use requests::{if_created, if_modified, op, read};
@@ -232,13 +231,18 @@ impl Entrance {
     ) -> Result<(Looked, bool), ProposeError> {
         let op = Op::Txn(self.create_if_missing());
         let patience = self.core.identity().request_timeout;
-        let superseded = Arc::new(AtomicBool::new(false));
+        let superseded = watch::Sender::new(false);
         let mut attempts = FuturesUnordered::new();
         let mut has_lost = false;
         let known = loop {
             if attempts.len() < ATTEMPTS_MAX && !caller.is_closed() {
-                let (core, op, superseded) = (self.core.clone(), op.clone(), superseded.clone());
-                attempts.push(async move { core.propose_until_known(op, &superseded).await });
+                let (core, op, mut told) = (self.core.clone(), op.clone(), superseded.subscribe());
+                attempts.push(async move {
+                    let superseded = async {
+                        let _ = told.wait_for(|superseded| *superseded).await;
+                    };
+                    core.propose_until_known(op, superseded).await
+                });
             }
             if attempts.is_empty() {
                 break Err(ProposeError::Superseded);
@@ -249,13 +253,13 @@ impl Entrance {
                     Err(error) if error.is_unknown() => has_lost = true,
                     known => break known,
                 },
-                () = caller.closed(), if !superseded.load(Ordering::Relaxed) => {
-                    superseded.store(true, Ordering::Relaxed);
+                () = caller.closed(), if !*superseded.borrow() => {
+                    superseded.send_replace(true);
                 }
                 () = tokio::time::sleep(patience) => {}
             }
         };
-        superseded.store(true, Ordering::Relaxed);
+        superseded.send_replace(true);
         if !attempts.is_empty() {
             let (stays, key) = (Arc::clone(&self.stays), self.key.clone());
             tokio::spawn(async move {
