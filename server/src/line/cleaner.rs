@@ -15,8 +15,10 @@ use crate::core::{Core, ProposeError};
 
 /// Keys removed by one entry: applying it must stay short.
 const BATCH_KEYS_MAX: usize = 128;
-/// Bytes of keys after which a batch takes no further one, so that it is never too large to propose.
-const BATCH_BYTES_MAX: usize = 64 << 10;
+/// Bytes of removals after which a batch takes no further one.
+const BATCH_BYTES_MAX: usize = 128 << 10;
+/// What a removal takes beside its key, which is in it twice.
+const REMOVAL_OVERHEAD_BYTES: usize = 64;
 /// The first pause after a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -62,13 +64,16 @@ pub async fn run(core: Core, mut removals: mpsc::UnboundedReceiver<Removal>) {
 fn take_batch(core: &Core, pending: &mut VecDeque<Removal>) -> Vec<Removal> {
     let mut batch = Vec::new();
     let mut bytes = 0;
+    // A key was proposed more than four times over when it was made, so one more never makes a batch too
+    // large to propose.
+    let bytes_max = BATCH_BYTES_MAX.min(core.identity().request_bytes_max / 2);
     let state = core.state().read();
-    while batch.len() < BATCH_KEYS_MAX && bytes < BATCH_BYTES_MAX {
+    while batch.len() < BATCH_KEYS_MAX && bytes < bytes_max {
         let Some(removal) = pending.pop_front() else {
             break;
         };
         if state.mod_revision(&removal.key) == Some(removal.mod_revision) {
-            bytes += removal.key.len();
+            bytes += 2 * removal.key.len() + REMOVAL_OVERHEAD_BYTES;
             batch.push(removal);
         }
     }

@@ -190,15 +190,9 @@ impl Entrance {
             let (looked, has_lost) = self.create(caller).await?;
             let mut mod_revision = looked.mod_revision;
             if !looked.is_created {
-                if caller.is_closed() {
-                    return Err(ProposeError::Superseded);
-                }
-                match self.rewrite(mod_revision).await {
-                    Ok(Some(revision)) => mod_revision = revision,
-                    // Somebody was faster.
-                    Ok(None) => continue,
-                    Err(error) if error.is_unknown() => continue,
-                    Err(error) => return Err(error),
+                match self.share(&stay, looked.create_revision, caller).await? {
+                    Some(revision) => mod_revision = revision,
+                    None => continue,
                 }
             }
             // An attempt of which nothing can be heard any more may have made it.
@@ -216,6 +210,35 @@ impl Entrance {
                 stay,
                 directory: self.directory,
             });
+        }
+    }
+
+    /// Writes a key that was found again, so that it is this call's too. Gives its modification, `None`
+    /// where it has to be looked at again.
+    async fn share(
+        &self,
+        stay: &Stay,
+        create_revision: i64,
+        caller: &mut oneshot::Sender<Result<Place, ProposeError>>,
+    ) -> Result<Option<i64>, ProposeError> {
+        // All at once they would foil each other: each finds that another wrote it since.
+        let turn = stay.turn();
+        let _turn = tokio::select! {
+            biased;
+            () = caller.closed() => return Err(ProposeError::Superseded),
+            turn = turn.lock() => turn,
+        };
+        let mod_revision = {
+            let state = self.core.state().read();
+            let is_same = state.create_revision(&self.key) == Some(create_revision);
+            state.mod_revision(&self.key).filter(|_| is_same)
+        };
+        let Some(mod_revision) = mod_revision else {
+            return Ok(None);
+        };
+        match self.rewrite(mod_revision).await {
+            Err(error) if error.is_unknown() => Ok(None),
+            rewritten => rewritten,
         }
     }
 

@@ -54,6 +54,7 @@ struct Calls {
     claim: Option<Claim>,
     /// The key of the claim stays when they leave.
     keeps: bool,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Stays {
@@ -108,6 +109,15 @@ impl Stay {
                 calls.keeps = false;
             }
         }
+    }
+
+    /// Whose turn it is among the calls of the key to write it again.
+    pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
+        let by_key = self.stays.by_key.lock();
+        let calls = by_key.get(&self.key);
+        calls
+            .map(|calls| Arc::clone(&calls.turn))
+            .unwrap_or_default()
     }
 
     /// The key stays: a client was told that it holds it, or is to go on elsewhere.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use baton_chaos_tests::client::Client;
-use baton_chaos_tests::process::Cluster;
+use baton_chaos_tests::process::{Cluster, Program};
 use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb::event::EventType;
@@ -60,7 +60,11 @@ pub struct Site {
 
 impl Site {
     pub async fn of(members: usize) -> Self {
-        let cluster = Cluster::start(&baton(), members)
+        Self::with(&baton(), members).await
+    }
+
+    pub async fn with(program: &Program, members: usize) -> Self {
+        let cluster = Cluster::start(program, members)
             .await
             .expect("the cluster starts");
         let clients = cluster.members.iter().map(|m| m.client()).collect();

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
+use crate::baton;
 use crate::http_endpoints::metrics;
 use crate::line::{
     Call, PATIENCE, Site, campaign, grant, line, lock, standing, unlock, until_line_has,
@@ -110,8 +111,21 @@ impl Hold {
 
 /// How many grants were handed to a connection, of locks and of leaderships.
 async fn delivered(member: &Member) -> usize {
+    sum(
+        member,
+        &["baton_lock_granted_total ", "baton_election_granted_total "],
+    )
+    .await
+}
+
+/// How many proposals were applied.
+async fn proposals(member: &Member) -> usize {
+    sum(member, &["etcd_server_proposals_applied_total "]).await
+}
+
+/// Of metrics of whole numbers.
+async fn sum(member: &Member, names: &[&str]) -> usize {
     let page = metrics(member).await;
-    let names = ["baton_lock_granted_total ", "baton_election_granted_total "];
     let counts = page
         .lines()
         .filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name)));
@@ -177,4 +191,40 @@ async fn calls_dropped_at_any_moment_leave_keys_only_where_a_grant_was_sent() {
     );
     let standing = standing(client, "storm").await;
     assert!(holders.iter().all(|holder| standing.contains(holder)));
+}
+
+#[tokio::test]
+async fn keys_of_many_that_went_away_are_removed_however_small_a_request_has_to_be() {
+    let count = 200;
+    let program = baton().flag("--max-request-bytes=2048");
+    let site = Site::with(&program, 1).await;
+    let client = site.client();
+    let holder = grant(client, 600).await;
+    lock(client, "job", holder).answer().await.unwrap();
+    let leases = grants(client, count).await;
+    let waiting: Vec<_> = leases.iter().map(|l| lock(client, "job", *l)).collect();
+    until_line_has(client, "job", count + 1).await;
+    drop(waiting);
+    until_line_has(client, "job", 1).await;
+}
+
+/// A client whose tasks share a session, as many do.
+#[tokio::test]
+async fn calls_that_share_a_lease_cost_a_few_proposals_each() {
+    let count = 300;
+    let site = Site::of(1).await;
+    let client = site.client();
+    let lease = grant(client, 600).await;
+    let before = proposals(&site.cluster.members[0]).await;
+    let started = Instant::now();
+    let calls: Vec<_> = (0..count).map(|_| lock(client, "job", lease)).collect();
+    for call in calls {
+        call.answer().await.expect("granted");
+    }
+    let cost = proposals(&site.cluster.members[0]).await - before;
+    eprintln!(
+        "{count} calls took {cost} proposals and {:?}",
+        started.elapsed()
+    );
+    assert!(cost < 5 * count, "{count} calls took {cost} proposals");
 }
