@@ -727,6 +727,13 @@ struct Keeper {
     until: BootInstant,
 }
 
+impl Drop for Keeper {
+    /// Where the runtime shuts down under it nobody renews any more.
+    fn drop(&mut self) {
+        self.shared.lose(LossReason::Closed);
+    }
+}
+
 impl Keeper {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut waiting = Vec::new();

@@ -162,4 +162,14 @@ on_both! {
         assert_eq!(server.count("m/").await, 0);
         assert!(session.is_alive());
     }
+
+    async fn a_session_whose_runtime_is_gone_is_lost(server: Server) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let client = Client::new(server.cluster.urls()).unwrap();
+        let session = runtime.spawn(async move { Session::open(&client, TTL).await });
+        let session = session.await.unwrap().unwrap();
+        runtime.shutdown_background();
+        assert_eq!(session.lost().await, LossReason::Closed);
+        assert!(!session.is_alive());
+    }
 }
