@@ -785,6 +785,43 @@ fn an_entrance_that_comes_when_its_key_was_removed_elsewhere_leaves_none() {
 }
 
 #[test]
+fn a_call_that_was_never_heard_of_again_does_not_keep_the_key_of_a_later_one() {
+    with_cluster(8, |cluster| async move {
+        let leader = cluster.leader();
+        let core = cluster.core(leader).unwrap();
+        for id in [1, 2] {
+            let grant = LeaseGrantRequest { id, ttl: 100_000 };
+            core.propose(Op::LeaseGrant(grant)).await.expect("a lease");
+        }
+        let line_of = |id: u64| cluster.members.lock()[&id].line.clone().unwrap();
+        let holder = line_of(leader).enter(b"job", 2, None).await.unwrap();
+        let term = core.raft_status().term;
+        let far = leader % MEMBERS + 1;
+        cluster.net.cut(|a, b| a == far && b == leader);
+        let line = line_of(far);
+        let entering = line.enter(b"job", 1, None);
+        assert!(
+            tokio::time::timeout(ELECTION / 4, entering).await.is_err(),
+            "nothing gets through"
+        );
+        // Long enough for the stream to break with the proposal in it.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        cluster.net.cut(|_, _| false);
+        let again = async {
+            let entering = line.enter(b"job", 1, None);
+            tokio::time::timeout(60 * ELECTION, entering).await
+        };
+        let waiting = again.await.expect("it gets through").unwrap();
+        assert_eq!(core.raft_status().term, term, "the leader still leads");
+        drop(waiting);
+        tokio::time::sleep(20 * ELECTION).await;
+        core.read_barrier().await.expect("it serves reads");
+        assert_eq!(core.state().read().create_revision(b"job/1"), None);
+        drop(holder);
+    });
+}
+
+#[test]
 fn calls_that_end_while_there_is_no_leader_leave_nothing_behind() {
     with_cluster(7, |cluster| async move {
         let leader = cluster.leader();

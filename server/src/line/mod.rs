@@ -247,7 +247,8 @@ impl Entrance {
     ///
     /// An attempt that is not heard of for long is made again, which changes nothing if the first took
     /// effect. It may still do so later, when the key was made and removed again by then; that second one
-    /// is removed. Without a caller no further attempt is made.
+    /// is removed. So is what comes of attempts whose caller went away. They are waited for outside of the
+    /// stay: of some nothing is ever heard, and the key of a later call must not stay for their sake.
     async fn create(
         &self,
         caller: &mut oneshot::Sender<Result<Place, ProposeError>>,
@@ -258,7 +259,7 @@ impl Entrance {
         let mut attempts = FuturesUnordered::new();
         let mut has_lost = false;
         let known = loop {
-            if attempts.len() < ATTEMPTS_MAX && !caller.is_closed() {
+            if attempts.len() < ATTEMPTS_MAX {
                 let (core, op, mut told) = (self.core.clone(), op.clone(), superseded.subscribe());
                 attempts.push(async move {
                     let superseded = async {
@@ -267,18 +268,13 @@ impl Entrance {
                     core.propose_until_known(op, superseded).await
                 });
             }
-            if attempts.is_empty() {
-                break Err(ProposeError::Superseded);
-            }
             tokio::select! {
                 biased;
+                () = caller.closed() => break Err(ProposeError::Superseded),
                 Some(known) = attempts.next() => match known {
                     Err(error) if error.is_unknown() => has_lost = true,
                     known => break known,
                 },
-                () = caller.closed(), if !*superseded.borrow() => {
-                    superseded.send_replace(true);
-                }
                 () = tokio::time::sleep(patience) => {}
             }
         };
