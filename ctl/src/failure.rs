@@ -12,9 +12,9 @@ pub const INVALID_INPUT: u8 = 3;
 pub const BAD_FEATURE: u8 = 4;
 /// A watch or a transfer ended before its time.
 pub const INTERRUPTED: u8 = 5;
-/// A lock or a lead was not obtained.
+/// A lock, a lead or a job was not obtained.
 pub const NOT_OBTAINED: u8 = 75;
-/// A lock or a lead was lost, or a fenced write came too late.
+/// A lock, a lead or a job was lost, or a fenced write came too late.
 pub const LOST: u8 = 76;
 /// Arguments that make no sense.
 pub const BAD_ARGUMENTS: u8 = 128;
@@ -29,6 +29,8 @@ pub struct Failure {
     pub code: u8,
     /// What is printed behind `Error: `; nothing is printed if it is empty.
     pub text: String,
+    /// The cluster did not answer, or a session ended meanwhile: trying again may help.
+    pub is_passing: bool,
 }
 
 impl Failure {
@@ -37,6 +39,7 @@ impl Failure {
         Self {
             code,
             text: text.into(),
+            is_passing: false,
         }
     }
 
@@ -59,6 +62,13 @@ impl Failure {
     #[must_use]
     pub fn about(mut self, what: &str) -> Self {
         self.text = format!("{what} ({})", self.text);
+        self
+    }
+
+    /// One that trying again may help against.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.is_passing = true;
         self
     }
 
@@ -90,10 +100,12 @@ impl From<baton_client::Error> for Failure {
             Unavailable { waited, last } => Self::error(format!(
                 "context deadline exceeded: no endpoint could be reached within {}: {last}\n{NAME_ENDPOINTS}",
                 crate::go::duration(crate::guard::rounded(waited))
-            )),
+            ))
+            .passing(),
             Unknown { reason } => Self::error(format!(
                 "{reason} (no answer came back: it is not known whether this was carried out)"
-            )),
+            ))
+            .passing(),
             error => Self::error(error.to_string()),
         }
     }
@@ -107,7 +119,7 @@ impl From<baton_recipes::Error> for Failure {
             baton_recipes::Error::Client(error) => error.into(),
             error @ baton_recipes::Error::Invalid(_) => Self::arguments(error.to_string()),
             error @ (baton_recipes::Error::Lost(_) | baton_recipes::Error::Stale { .. }) => {
-                Self::new(LOST, error.to_string())
+                Self::new(LOST, error.to_string()).passing()
             }
             error => Self::error(error.to_string()),
         }

@@ -18,7 +18,8 @@
 //! | `batonctl` is stopped (SIGSTOP) | the same: deadlines do not come any more |
 //! | `batonctl` is killed | SIGTERM at once, SIGKILL at the last deadline: the socket is closed |
 //! | the guard is killed | SIGKILL from the kernel, as its parent is dead; `batonctl` kills its whole group |
-//! | the whole machine, or all three processes, are stopped | SIGKILL as soon as the guard goes on. What the command does before that only fencing can refuse |
+//! | the guard is stopped | SIGKILL from `batonctl`, which wakes the guard, when the lock is lost |
+//! | the whole machine, or `batonctl` and the guard both, are stopped | SIGKILL as soon as the guard goes on. What the command does before that only fencing can refuse |
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, IoSliceMut};
@@ -275,6 +276,15 @@ impl Guard {
         Report::decode(&self.reports.next().await?)
     }
 
+    /// Lets it go on if it is stopped.
+    pub fn wake(&self) {
+        let pid = self.child.id();
+        if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            // It may have left.
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+
     /// Waits until the guard's process has left.
     pub async fn left(mut self) {
         let _ = self.child.wait().await;
@@ -357,7 +367,7 @@ fn become_command(command: &[OsString]) -> u8 {
         }
     }
     let error = std::process::Command::new(program).args(arguments).exec();
-    complain(format_args!("batonctl: {}: {error}", program.display()));
+    complain(format_args!("batonctl: cannot run {program:?}: {error}"));
     if error.kind() == std::io::ErrorKind::NotFound {
         NOT_FOUND
     } else {
@@ -496,12 +506,19 @@ impl Watch {
     }
 
     fn pass_on(&self, signal: Signal) {
-        // It may have ended by itself.
-        let _ = if self.manner.foreground {
+        let sent = if self.manner.foreground {
             kill_process(self.command, signal)
         } else {
             kill_process_group(self.command, signal)
         };
+        // It may have ended by itself; one that became another user, as with sudo, may not be ended by this one.
+        if let Err(error) = sent
+            && error != rustix::io::Errno::SRCH
+        {
+            complain(format_args!(
+                "batonctl: cannot send {signal:?} to the command, which may go on: {error}"
+            ));
+        }
     }
 
     fn ask_to_end(&mut self) {

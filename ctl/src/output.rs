@@ -171,6 +171,10 @@ impl Column {
 /// Prints what etcdctl does not know: a drawn table, or columns for people.
 pub fn table_or_columns(output: &Output, columns: &[Column], rows: Vec<Vec<String>>) -> Result<()> {
     let mut out = Vec::new();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| on_one_line(cell)).collect())
+        .collect();
     match output.format {
         Format::Table => {
             let titles: Vec<&str> = columns.iter().map(|column| column.title()).collect();
@@ -182,6 +186,19 @@ pub fn table_or_columns(output: &Output, columns: &[Column], rows: Vec<Vec<Strin
         Format::Json => return Err(unsupported("json")),
     }
     print(&out)
+}
+
+/// Text of others, with its control characters written out: it must neither break a line nor steer a terminal.
+pub fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 /// Prints one line of JSON.

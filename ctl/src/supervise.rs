@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use baton_recipes::{BootInstant, LossReason, Lost, Session, SessionState};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::failure::{Failure, Result};
 use crate::go;
@@ -58,12 +58,17 @@ pub struct Task<'a> {
 /// The command is dead this long before the session counts as lost.
 const LEAD: Duration = Duration::from_millis(50);
 
-/// Runs a command until it ends, and sees to it that it ends before what is held can be lost.
+/// Runs a command until it ends, and sees to it that it ends before what is held can be lost. Signals are passed on.
 ///
 /// # Errors
 /// If it cannot be started.
-pub async fn run(session: &Session, mut lost: Lost, task: Task<'_>, story: Story) -> Result<End> {
-    let mut signals = Signals::new()?;
+pub async fn run(
+    session: &Session,
+    mut lost: Lost,
+    task: Task<'_>,
+    story: Story,
+    signals: &mut Signals,
+) -> Result<End> {
     let mut state = session.state();
     let Some(until) = until(*state.borrow_and_update(), task.grace) else {
         return Ok(End::Stopped(lost.now()));
@@ -100,6 +105,9 @@ pub async fn run(session: &Session, mut lost: Lost, task: Task<'_>, story: Story
             why = &mut lost, if reason.is_none() => {
                 reason = Some(why);
                 guard.order(Order::Kill).await;
+                // The guard may be stopped.
+                kill_group(command, task.foreground);
+                guard.wake();
             }
             Ok(()) = state.changed(), if reason.is_none() => {
                 let state = *state.borrow_and_update();
@@ -152,13 +160,19 @@ fn until(state: SessionState, grace: Duration) -> Option<Deadline> {
     })
 }
 
+/// The command and what it started, for which `--foreground` has no group.
+fn kill_group(command: Option<Pid>, foreground: bool) {
+    // It may have ended by itself.
+    let _ = match command {
+        Some(command) if foreground => kill_process(command, Signal::KILL),
+        Some(command) => kill_process_group(command, Signal::KILL),
+        None => Ok(()),
+    };
+}
+
 /// The kernel has killed the command with its parent; what it started itself is left.
 async fn guard_is_gone(guard: Guard, command: Option<Pid>, foreground: bool) -> End {
-    if let Some(command) = command
-        && !foreground
-    {
-        let _ = kill_process_group(command, Signal::KILL);
-    }
+    kill_group(command, foreground);
     guard.left().await;
     complain("batonctl: the guard of the command was killed: the command was killed with it");
     End::Stopped(None)

@@ -5,7 +5,7 @@ mod running;
 mod support;
 
 use baton_chaos_tests::process::Cluster;
-use running::{Running, Wire, gone, only_child, signal_group};
+use running::{Running, Wire, gone, only_child, signal_group, tells};
 use rustix::process::{Pid, Signal};
 use support::{Tool, baton};
 use tempfile::TempDir;
@@ -142,6 +142,20 @@ async fn a_command_dies_with_its_killed_guard() {
 }
 
 #[tokio::test]
+async fn a_command_whose_guard_is_paused_dies_when_its_batonctl_is_cut_off() {
+    let scene = Scene::begin().await;
+    let wire = Wire::to(scene.address.clone()).await;
+    let (holder, command) = scene.stubborn_holder_at(&wire.address, "2").await;
+    rustix::process::kill_process(holder.guard(), Signal::STOP).expect("it runs");
+    wire.cut();
+    let mut next = scene.lock(&[], SECOND);
+    assert_eq!(next.line().await, "ALONE");
+    gone(command).await;
+    let (status, story) = holder.ended().await;
+    assert_eq!(status.code(), Some(76), "{story}");
+}
+
+#[tokio::test]
 async fn a_command_dies_though_its_batonctl_is_paused_before_the_next_runs() {
     let scene = Scene::begin().await;
     let (holder, command) = scene.stubborn_holder("2").await;
@@ -213,6 +227,90 @@ async fn a_command_whose_batonctl_is_cut_off_dies_before_the_next_runs() {
 }
 
 #[tokio::test]
+async fn one_who_is_cut_off_while_waiting_is_told_that_the_place_is_lost() {
+    let scene = Scene::begin().await;
+    let wire = Wire::to(scene.address.clone()).await;
+    let mut holder = scene.lock(&[], "echo ready; sleep 60");
+    assert_eq!(holder.line().await, "ready");
+    let waiting = scene.lock_at(&wire.address, &["--ttl=2"], "echo never");
+    tells(&waiting, "waiting for the lock").await;
+    wire.cut();
+    let (status, story) = waiting.ended().await;
+    assert_eq!(status.code(), Some(75), "{story}");
+    for text in [
+        "a renewal has no answer; the place in line for the lock \"name\"",
+        "the lock \"name\" was not obtained, and the place in line is lost",
+    ] {
+        assert!(story.contains(text), "{text:?} is missing: {story}");
+    }
+}
+
+#[tokio::test]
+async fn a_candidate_that_repeats_leads_again_after_it_was_cut_off_for_long() {
+    let scene = Scene::begin().await;
+    let wire = Wire::to(scene.address.clone()).await;
+    let flags = [
+        "--ttl=2",
+        "--repeat",
+        "--dial-timeout=100ms",
+        "--command-timeout=100ms",
+    ];
+    let mut arguments = vec!["elect", "name", "me"];
+    arguments.extend(flags);
+    arguments.extend(["--", "sh", "-c", "echo leads; exec sleep 600"]);
+    let mut candidate = Running::start(&wire.address, &arguments);
+    assert_eq!(candidate.line().await, "leads");
+    wire.cut();
+    tells(&candidate, "the command was stopped; standing again").await;
+    // The first attempt failed as well.
+    tells(&candidate, "no endpoint could be reached").await;
+    wire.mend();
+    assert_eq!(candidate.line().await, "leads");
+}
+
+#[tokio::test]
+async fn one_who_cannot_print_its_key_lets_go_of_the_lock() {
+    let scene = Scene::begin().await;
+    let script = "exec \"$BATONCTL\" lock name > /dev/full";
+    let running = Running::start_program("sh", &scene.address, &["-c", script]);
+    let (status, story) = running.ended().await;
+    assert_eq!(status.code(), Some(1), "{story}");
+    assert_eq!(scene.ctl("get name/ --prefix").await.out, "", "{story}");
+}
+
+#[tokio::test]
+async fn a_release_that_is_not_answered_is_told_of_and_ends() {
+    let scene = Scene::begin().await;
+    let wire = Wire::to(scene.address.clone()).await;
+    let flags = ["--ttl=1h", "--command-timeout=100ms"];
+    let mut holder = scene.lock_at(&wire.address, &flags, "echo ready; exec sleep 600");
+    assert_eq!(holder.line().await, "ready");
+    wire.cut();
+    holder.signal(Signal::TERM);
+    let (status, story) = holder.ended().await;
+    assert_eq!(status.code(), Some(143), "{story}");
+    let token = scene.ctl("lock list -w json").await.out;
+    let token = token.split("\"token\":").nth(1).expect("it is held");
+    let token = token.split(',').next().expect("a number");
+    let line = format!("lock release name --token={token}");
+    assert!(story.contains(&format!("batonctl {line}")), "{story}");
+    assert_eq!(scene.ctl(&line).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_label_of_several_lines_takes_one() {
+    let scene = Scene::begin().await;
+    let mut holder = scene.lock(&["--label=a\nb\u{1b}[2J"], "echo ready; sleep 60");
+    assert_eq!(holder.line().await, "ready");
+    for line in ["lock list", "lock show name", "lock show name -w table"] {
+        let out = scene.ctl(line).await.out;
+        assert!(out.contains("a\\nb\\u{1b}[2J"), "{line}: {out}");
+    }
+    let (_, story) = scene.lock(&["--try"], "echo never").ended().await;
+    assert!(story.contains("held by a\\nb"), "{story}");
+}
+
+#[tokio::test]
 async fn a_command_that_is_stopped_takes_what_it_started_with_it() {
     let scene = Scene::begin().await;
     let mut holder = scene.lock(
@@ -275,14 +373,7 @@ async fn one_who_is_interrupted_while_waiting_leaves_no_key() {
     let mut holder = scene.lock(&[], "echo ready; sleep 60");
     assert_eq!(holder.line().await, "ready");
     let waiting = scene.lock(&[], "echo never");
-    let in_line = async {
-        while !waiting.story().contains("waiting for the lock") {
-            baton_chaos_tests::process::poll_again().await;
-        }
-    };
-    tokio::time::timeout(support::LIMIT, in_line)
-        .await
-        .expect("it waits");
+    tells(&waiting, "waiting for the lock").await;
     waiting.signal(Signal::INT);
     let (status, story) = waiting.ended().await;
     assert_eq!(status.code(), Some(130), "{story}");

@@ -1,13 +1,14 @@
 //! Elections: running a command while being the leader, and watching who leads.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use baton_client::Get;
 use baton_recipes::{LeaderEvent, Session};
 use clap::Args;
 use futures_util::StreamExt;
 
-use super::hold::{Holding, Options, Words};
+use super::hold::{Holding, Options, Words, code_of};
 use super::text;
 use crate::cli::Context;
 use crate::failure::{Failure, LOST, Result};
@@ -22,7 +23,7 @@ use crate::supervise::Story;
     after_help = "\
 Stands for election, runs the command while it leads, resigns, and exits with the command's exit code. VALUE is what
 observers see; by default it says who this is. If the lead is lost, the command is stopped as `batonctl lock` stops
-one, and batonctl exits with code 76, or stands again with --repeat. Without a command it prints its key and value when
+one, and batonctl exits with code 76; with --repeat it stands again, for as long as it takes to reach the server. Without a command it prints its key and value when
 it leads, and leads until it is interrupted.
 
 The command finds in its environment:
@@ -44,7 +45,7 @@ pub struct Elect {
     /// Only watch: print each leader
     #[arg(short, long)]
     listen: bool,
-    /// Stand again when the lead was lost
+    /// Stand again when the lead, or the place in line for it, was lost
     #[arg(long)]
     repeat: bool,
     #[command(flatten)]
@@ -56,6 +57,9 @@ const WORDS: Words = Words {
     got: "elected: leads",
     gave_up: "resigned from",
 };
+
+/// Before standing again: a cluster that is down is not to be asked all the time.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl Elect {
     pub async fn run(self, context: &Context) -> Result<()> {
@@ -75,31 +79,50 @@ impl Elect {
             return self.observe(context, name).await;
         }
         if value.is_none() && self.command.is_empty() {
-            return Err(Failure::arguments("no proposal argument but -l not set"));
+            return Err(Failure::arguments(
+                "no proposal argument but -l not set: give a value that observers see, or a command behind --",
+            ));
         }
+        let mut signals = Signals::new()?;
+        // What cannot be reached from the start is more likely misspelt than down.
+        let mut has_stood = false;
+        let story = Story {
+            quiet: self.options.quiet,
+        };
         loop {
-            match self.lead(context, name, value).await {
-                Err(failure) if failure.code == LOST && self.repeat => {
-                    let story = Story {
-                        quiet: self.options.quiet,
-                    };
+            let ended = self
+                .lead(context, name, value, &mut signals, &mut has_stood)
+                .await;
+            match ended {
+                Err(failure)
+                    if self.repeat && has_stood && (failure.code == LOST || failure.is_passing) =>
+                {
                     story.tell(format_args!("{}; standing again", failure.text));
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => {}
+                        signal = signals.end() => return Err(Failure::silent(code_of(signal))),
+                    }
                 }
                 ended => return ended,
             }
         }
     }
 
-    async fn lead(&self, context: &Context, name: &str, value: Option<&str>) -> Result<()> {
-        let holding = Holding::open(context, &self.options, name, WORDS, &self.command).await?;
+    async fn lead(
+        &self,
+        context: &Context,
+        name: &str,
+        value: Option<&str>,
+        signals: &mut Signals,
+        has_stood: &mut bool,
+    ) -> Result<()> {
+        let mut holding =
+            Holding::open(context, &self.options, name, WORDS, &self.command, signals).await?;
+        *has_stood = true;
         let value = value.map_or_else(|| holding.session.label().to_owned(), str::to_owned);
         let election = holding.session.election(name);
         let held = holding.wait(election.campaign(&value)).await?;
         let fence = held.grant().fence().clone();
-        if self.command.is_empty() {
-            let found = context.client.get(Get::key(&fence.key)).await?;
-            context.output.print(&Answer::Get(&found))?;
-        }
         let environment = vec![
             ("BATON_ELECTION_NAME", name.to_owned()),
             ("BATON_ELECTION_VALUE", value),

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use baton_client::Get;
 use baton_recipes::{
-    Acquire, Error, Grant, Hold, Leadership, LockInfo, MutexGuard, Session, Waiter,
+    Acquire, Error, Grant, Hold, Leadership, LockInfo, LossReason, MutexGuard, Session, Waiter,
 };
 use clap::Args;
 use rustix::process::Signal;
@@ -15,6 +16,7 @@ use crate::cli::Context;
 use crate::failure::{Failure, LOST, NOT_OBTAINED, Result};
 use crate::go;
 use crate::guard::rounded;
+use crate::output::{Answer, on_one_line};
 use crate::signals::Signals;
 use crate::supervise::{self, End, Story, Task, tell_of_renewals};
 
@@ -62,7 +64,8 @@ impl Options {
 pub fn seconds(text: &str) -> std::result::Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => go::parse_duration(text),
+        Err(_) => go::parse_duration(text)
+            .map_err(|error| format!("{error}: give it as seconds, or as in 500ms, 1m30s, 2h")),
     }
 }
 
@@ -119,24 +122,29 @@ pub struct Holding<'a> {
     pub words: Words,
     pub session: Session,
     pub story: Story,
+    /// All from the beginning: one that comes between two steps must not be overheard.
+    signals: &'a mut Signals,
     grace: Duration,
 }
 
 impl<'a> Holding<'a> {
-    /// Opens a session.
+    /// Opens a session, unless a signal comes first.
     pub async fn open(
         context: &'a Context,
         options: &'a Options,
         name: &'a str,
         words: Words,
         command: &[OsString],
+        signals: &'a mut Signals,
     ) -> Result<Self> {
         let label = options.label.clone().unwrap_or_else(|| label(command));
         let session = Session::builder(&context.client)
             .ttl(options.ttl)
-            .label(label)
-            .open()
-            .await?;
+            .label(label);
+        let session = tokio::select! {
+            session = session.open() => session?,
+            signal = signals.end() => return Err(Failure::silent(code_of(signal))),
+        };
         let grace = match options.grace_of(session.remaining()) {
             Ok(grace) => grace,
             Err(failure) => {
@@ -153,16 +161,19 @@ impl<'a> Holding<'a> {
             story: Story {
                 quiet: options.quiet,
             },
+            signals,
             grace,
         })
     }
 
     /// Waits in line, and says so.
-    pub async fn wait<G>(&self, acquire: Acquire<G>) -> Result<Held>
+    pub async fn wait<G>(&mut self, acquire: Acquire<G>) -> Result<Held>
     where
         G: From<Hold> + Into<Held> + 'static,
     {
-        let mut signals = Signals::new()?;
+        let mut state = self.session.state();
+        let mut in_jeopardy = false;
+        let place = format!("the place in line for {} {:?}", self.words.what, self.name);
         let (enqueued, mut position) = oneshot::channel();
         let mut acquire = acquire.on_enqueued(move |position| {
             let _ = enqueued.send(position);
@@ -186,11 +197,23 @@ impl<'a> Holding<'a> {
                             self.words.what, self.name, go::duration(waited)
                         )))
                     }
+                    Err(Error::Lost(reason)) => {
+                        let _ = tokio::time::timeout(FAREWELL, self.close()).await;
+                        Err(Failure::new(NOT_OBTAINED, format!(
+                            "{} {:?} was not obtained, and the place in line is lost: {reason}",
+                            self.words.what, self.name
+                        ))
+                        .passing())
+                    }
                     Err(error) => {
                         self.close().await;
                         Err(error.into())
                     }
                 },
+                Ok(()) = state.changed() => {
+                    let state = *state.borrow_and_update();
+                    tell_of_renewals(self.story, state, &place, &mut in_jeopardy);
+                }
                 Ok(ahead) = &mut position, if !in_line => {
                     in_line = true;
                     if ahead.0 > 0 {
@@ -198,7 +221,7 @@ impl<'a> Holding<'a> {
                     }
                 }
                 () = tokio::time::sleep(LOOK_AGAIN), if !told.is_empty() => self.tell_of_line(&mut told).await,
-                signal = signals.end() => {
+                signal = self.signals.end() => {
                     self.story.tell(format_args!("gave up waiting for {} {:?}", self.words.what, self.name));
                     self.close().await;
                     return Err(Failure::silent(code_of(signal)));
@@ -258,7 +281,7 @@ impl<'a> Holding<'a> {
         ))
     }
 
-    /// Runs a command, if there is one, else waits for a signal; then gives up what is held.
+    /// Runs a command, if there is one, else prints the key and waits for a signal; then gives up what is held.
     pub async fn use_it(
         self,
         held: Held,
@@ -266,6 +289,10 @@ impl<'a> Holding<'a> {
         environment: Vec<(&'static str, String)>,
     ) -> Result<()> {
         if command.is_empty() {
+            if let Err(failure) = self.print_key(&held).await {
+                self.release(held).await;
+                return Err(failure);
+            }
             return self.until_signal(held).await;
         }
         let what = format!("{} {:?}", self.words.what, self.name);
@@ -278,7 +305,7 @@ impl<'a> Holding<'a> {
             what: what.clone(),
         };
         let lost = held.grant().lost();
-        let end = supervise::run(&self.session, lost, task, self.story).await;
+        let end = supervise::run(&self.session, lost, task, self.story, self.signals).await;
         match end {
             Ok(End::ByItself(code)) => {
                 self.release(held).await;
@@ -289,14 +316,10 @@ impl<'a> Holding<'a> {
                 }
             }
             Ok(End::Stopped(reason)) => {
-                let why = reason.map_or_else(
-                    || "no renewal was answered in time".to_owned(),
-                    |reason| reason.to_string(),
-                );
                 self.release_quietly(held).await;
                 Err(Failure::new(
                     LOST,
-                    format!("lost {what}: {why}; the command was stopped"),
+                    format!("lost {what}: {}; the command was stopped", why(reason)),
                 ))
             }
             Err(failure) => {
@@ -306,8 +329,13 @@ impl<'a> Holding<'a> {
         }
     }
 
+    async fn print_key(&self, held: &Held) -> Result<()> {
+        let key = Get::key(&held.grant().fence().key);
+        let found = self.context.client.get(key).await?;
+        self.context.output.print(&Answer::Get(&found))
+    }
+
     async fn until_signal(self, held: Held) -> Result<()> {
-        let mut signals = Signals::new()?;
         let mut state = self.session.state();
         let mut lost = held.grant().lost();
         let mut in_jeopardy = false;
@@ -323,7 +351,7 @@ impl<'a> Holding<'a> {
                     let state = *state.borrow_and_update();
                     tell_of_renewals(self.story, state, &what, &mut in_jeopardy);
                 }
-                _ = signals.end() => {
+                _ = self.signals.end() => {
                     self.release(held).await;
                     return Ok(());
                 }
@@ -332,16 +360,23 @@ impl<'a> Holding<'a> {
     }
 
     async fn release(self, held: Held) {
-        match held.release().await {
-            Ok(_) => self
-                .story
-                .tell(format_args!("{} {:?}", self.words.gave_up, self.name)),
-            Err(_) => self.story.tell(format_args!(
-                "the server did not confirm that {} {:?} is given up: that comes with the TTL at the latest",
-                self.words.what, self.name
-            )),
+        let token = held.grant().token();
+        let limit = self.context.flags.command_timeout;
+        if let Ok(Ok(_)) = tokio::time::timeout(limit, held.release()).await {
+            self.story
+                .tell(format_args!("{} {:?}", self.words.gave_up, self.name));
+            self.close().await;
+        } else {
+            self.story.tell(format_args!(
+                "the server did not confirm that {} {:?} is given up. It ends with the TTL of {} at the latest, and sooner \
+                 with: batonctl lock release {} --token={token}",
+                self.words.what,
+                self.name,
+                go::duration(self.options.ttl),
+                self.name
+            ));
+            let _ = tokio::time::timeout(FAREWELL, self.close()).await;
         }
-        self.close().await;
     }
 
     /// There may be nothing left to release, and nobody who answers.
@@ -373,10 +408,18 @@ pub fn code_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(255)
 }
 
+/// Why a command was stopped, for people.
+pub fn why(reason: Option<LossReason>) -> String {
+    reason.map_or_else(
+        || "no renewal was answered in time".to_owned(),
+        |reason| reason.to_string(),
+    )
+}
+
 /// Who holds or waits, for people.
 pub fn who(waiter: &Waiter) -> String {
     match (&waiter.label, waiter.session) {
-        (label, _) if !label.is_empty() => label.clone(),
+        (label, _) if !label.is_empty() => on_one_line(label),
         (_, Some(session)) => format!("session {session}"),
         (_, None) => format!("the key {:?}", waiter.key),
     }

@@ -12,7 +12,8 @@ use super::text;
 use crate::cli::Context;
 use crate::failure::{Failure, NOT_OBTAINED, Result};
 use crate::go;
-use crate::output::{self, Answer, Column, json_line, table_or_columns};
+use crate::output::{self, Column, json_line, table_or_columns};
+use crate::signals::Signals;
 
 /// Run a command while holding a lock
 #[derive(Args, Debug)]
@@ -129,7 +130,9 @@ impl Run {
             ));
         };
         let name = text(name)?;
-        let holding = Holding::open(context, &self.options, name, WORDS, command).await?;
+        let mut signals = Signals::new()?;
+        let mut holding =
+            Holding::open(context, &self.options, name, WORDS, command, &mut signals).await?;
         let mutex = holding.session.mutex(name);
         let held = if self.only_try {
             try_lock(&holding, &mutex).await?
@@ -138,10 +141,6 @@ impl Run {
         };
         let fence = held.grant().fence().clone();
         let token = fence.token.to_string();
-        if command.is_empty() {
-            let found = context.client.get(Get::key(&fence.key)).await?;
-            context.output.print(&Answer::Get(&found))?;
-        }
         let environment = vec![
             ("BATON_LOCK_NAME", name.to_owned()),
             ("BATON_LOCK_KEY", fence.key.clone()),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use baton_recipes::{Job, Queue as Jobs, Session};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use clap::{Args, Subcommand};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
-use super::hold::{Options, label};
+use super::hold::{Options, label, why};
 use crate::cli::Context;
 use crate::failure::{Failure, LOST, NOT_OBTAINED, Result};
 use crate::go;
@@ -112,7 +113,13 @@ impl Push {
 }
 
 /// Of a session for one request.
-const TTL: std::time::Duration = std::time::Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(10);
+
+/// A job, and how long its command has between SIGTERM and SIGKILL.
+struct Taken {
+    job: Job,
+    grace: Duration,
+}
 
 impl Pop {
     async fn run(self, context: &Context) -> Result<()> {
@@ -127,13 +134,22 @@ impl Pop {
             )
             .open()
             .await?;
+        let grace = match self.options.grace_of(session.remaining()) {
+            Ok(grace) => grace,
+            Err(failure) => {
+                close(context, session).await;
+                return Err(failure);
+            }
+        };
         let popped = tokio::select! {
             popped = self.wait(&session) => popped,
             signal = signals.end() => Err(Failure::silent(super::hold::code_of(signal))),
         };
-        drop(signals);
         let done = match popped {
-            Ok(job) => self.work(context, &session, job).await,
+            Ok(job) => {
+                let taken = Taken { job, grace };
+                self.work(context, &session, taken, &mut signals).await
+            }
             Err(failure) => Err(failure),
         };
         close(context, session).await;
@@ -160,7 +176,13 @@ impl Pop {
         }
     }
 
-    async fn work(&self, context: &Context, session: &Session, job: Job) -> Result<()> {
+    async fn work(
+        &self,
+        context: &Context,
+        session: &Session,
+        Taken { job, grace }: Taken,
+        signals: &mut Signals,
+    ) -> Result<()> {
         if self.command.is_empty() {
             let mut line = job.payload().to_vec();
             line.push(b'\n');
@@ -176,7 +198,6 @@ impl Pop {
         };
         let id = job.id().to_string();
         story.tell(format_args!("took the job {id} with token {}", job.token()));
-        let safe = session.remaining();
         let task = Task {
             command: &self.command,
             environment: vec![
@@ -184,15 +205,21 @@ impl Pop {
                 ("BATON_LOCK_KEY", job.fence().key.clone()),
                 ("BATON_FENCING_TOKEN", job.token().to_string()),
             ],
-            grace: self.options.grace_of(safe)?,
+            grace,
             foreground: self.options.foreground,
             stdin: Some(piped(job.payload().clone())?),
             what: format!("the job {id}"),
         };
-        let end = supervise::run(session, job.lost(), task, story).await;
+        let end = supervise::run(session, job.lost(), task, story, signals).await;
         match end {
             Ok(End::ByItself(0)) => {
-                job.ack().await.map_err(|error| {
+                let acked = tokio::time::timeout(context.flags.command_timeout, job.ack()).await;
+                let Ok(acked) = acked else {
+                    return Err(Failure::error(format!(
+                        "the job {id} is done, and the server does not answer: it may be taken out, or come back"
+                    )));
+                };
+                acked.map_err(|error| {
                     let failure = Failure::from(error);
                     let text = format!("the job {id} is done, and not taken out: {}", failure.text);
                     Failure::new(failure.code, text)
@@ -204,9 +231,12 @@ impl Pop {
                 give_back(context, job, story).await;
                 Err(Failure::silent(code))
             }
-            Ok(End::Stopped(_)) => {
+            Ok(End::Stopped(reason)) => {
                 give_back(context, job, story).await;
-                let text = format!("lost the job {id}; the command was stopped");
+                let text = format!(
+                    "lost the job {id}: {}; the command was stopped",
+                    why(reason)
+                );
                 Err(Failure::new(LOST, text))
             }
             Err(failure) => {

@@ -123,10 +123,21 @@ pub fn signal_group(leader: Pid, signal: Signal) {
     let _ = kill_process_group(leader, signal);
 }
 
-/// A wire to a server. Cut, it stays connected and carries nothing any more.
+/// A wire to a server. Cut, what is connected stays so and carries nothing any more; nobody else can connect.
 pub struct Wire {
     pub address: String,
     cut: watch::Sender<bool>,
+}
+
+/// Waits until a story has this text.
+pub async fn tells(running: &Running, text: &str) {
+    let told = async {
+        while !running.story().contains(text) {
+            baton_chaos_tests::process::poll_again().await;
+        }
+    };
+    let told = tokio::time::timeout(LIMIT, told).await;
+    told.unwrap_or_else(|_| panic!("{text:?} is not told: {}", running.story()));
 }
 
 impl Wire {
@@ -135,14 +146,16 @@ impl Wire {
         let address = listener.local_addr().expect("its address").to_string();
         let (cut, is_cut) = watch::channel(false);
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((mut client, _)) = listener.accept().await {
                 let server = server.clone();
                 let mut is_cut = is_cut.clone();
                 tokio::spawn(async move {
+                    if *is_cut.borrow() {
+                        return;
+                    }
                     let Ok(mut server) = TcpStream::connect(server).await else {
                         return;
                     };
-                    let mut client = client;
                     tokio::select! {
                         biased;
                         _ = is_cut.wait_for(|cut| *cut) => {}
@@ -159,5 +172,10 @@ impl Wire {
 
     pub fn cut(&self) {
         self.cut.send_replace(true);
+    }
+
+    /// New connections reach the server again.
+    pub fn mend(&self) {
+        self.cut.send_replace(false);
     }
 }
