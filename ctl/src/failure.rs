@@ -98,8 +98,13 @@ impl From<baton_client::Error> for Failure {
                 failure.with_code(if is_login { BAD_CONNECTION } else { ERROR })
             }
             Unavailable { waited, last } => Self::error(format!(
-                "context deadline exceeded: no endpoint could be reached within {}: {last}\n{NAME_ENDPOINTS}",
-                crate::go::duration(crate::guard::rounded(waited))
+                "context deadline exceeded: no endpoint could be reached within {}: {last}\n{}",
+                crate::go::duration(crate::guard::rounded(waited)),
+                if last.starts_with("https://") {
+                    NAME_SCHEME
+                } else {
+                    NAME_ENDPOINTS
+                }
             ))
             .passing(),
             Unknown { reason } => Self::error(format!(
@@ -112,6 +117,9 @@ impl From<baton_client::Error> for Failure {
 }
 
 const NAME_ENDPOINTS: &str = "Is the server running? Name its endpoints with --endpoints=HOST:PORT,... or in BATONCTL_ENDPOINTS.";
+
+const NAME_SCHEME: &str =
+    "Is the server running, with TLS? One that serves without it is named http://HOST:PORT.";
 
 impl From<baton_recipes::Error> for Failure {
     fn from(error: baton_recipes::Error) -> Self {

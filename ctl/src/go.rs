@@ -27,9 +27,27 @@ fn number_error(function: &str, text: &str, error: &std::num::ParseIntError) -> 
     )
 }
 
-/// A decimal number of a flag.
+/// A number of a flag, which says its base itself: `12`, `0xc`, `0o14`, `014`, `0b1100`.
 pub fn int_flag(text: &str) -> Result<i64, String> {
-    parse_int(text, 10)
+    let (sign, digits) = match text.strip_prefix(['-', '+']) {
+        Some(digits) => (&text[..1], digits),
+        None => ("", text),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (base, digits) = match lower.as_bytes() {
+        [b'0', b'x', ..] => (16, &lower[2..]),
+        [b'0', b'o', ..] => (8, &lower[2..]),
+        [b'0', b'b', ..] => (2, &lower[2..]),
+        [b'0', _, ..] => (8, &lower[1..]),
+        _ => return parse_int(text, 10),
+    };
+    let unsigned = !digits.starts_with(['-', '+']);
+    let number = if unsigned {
+        format!("{sign}{digits}")
+    } else {
+        String::new()
+    };
+    i64::from_str_radix(&number, base).map_err(|error| number_error("ParseInt", text, &error))
 }
 
 /// A number of bytes or operations of a flag; not negative.
@@ -331,6 +349,20 @@ mod tests {
             r#"strconv.ParseInt: parsing "ffffffffffffffffff": value out of range"#
         );
         assert_eq!(parse_int("-5", 16), Ok(-5));
+        for (text, number) in [
+            ("12", 12),
+            ("0xC", 12),
+            ("-0b1100", -12),
+            ("014", 12),
+            ("0o14", 12),
+            ("0", 0),
+        ] {
+            assert_eq!(int_flag(text), Ok(number), "{text}");
+        }
+        for text in ["", "0x", "0x-1", "09", "1e3"] {
+            let refusal = int_flag(text).expect_err("no number");
+            assert!(refusal.contains(&format!("parsing {text:?}")), "{refusal}");
+        }
         assert!(parse_uint("+5", 16).is_err() && parse_uint("-5", 16).is_err());
     }
 

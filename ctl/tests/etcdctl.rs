@@ -133,6 +133,7 @@ agree! {
         ("put k 6 -w table", ""),
         ("get k", ""),
         ("get k -w json", ""),
+        ("get k --limit 0x2 --rev 0b1", ""),
         ("get k -wjson", ""),
         ("get -w=json k", ""),
         ("-w json get k", ""),
@@ -211,6 +212,7 @@ agree! {
         ("txn", "mod(\"k\" > \"0\"\n\n\n\n"),
         ("txn", "mod(\"k\") > \"x\"\n\n\n\n"),
         ("txn", "zzz(\"k\") > \"0\"\n\n\n\n"),
+        ("txn", "mod(\"k\")>\"0\"\n\n\n\n"),
         ("txn", "mod(\"k\") > \"0\"\n"),
         ("txn", "\nput k\n\n\n"),
         ("txn", "\nget\n\n\n"),
@@ -489,6 +491,10 @@ async fn an_endpoint_that_nobody_serves_is_named_with_what_to_do() {
     ] {
         assert!(outcome.err.contains(text), "{text} is missing: {outcome}");
     }
+    let outcome = Tool::batonctl()
+        .run("https://127.0.0.1:1", "--dial-timeout=200ms get k", "")
+        .await;
+    assert!(outcome.err.contains("http://HOST:PORT"), "{outcome}");
 }
 
 #[tokio::test]

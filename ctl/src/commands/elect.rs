@@ -23,8 +23,8 @@ use crate::supervise::Story;
     after_help = "\
 Stands for election, runs the command while it leads, resigns, and exits with the command's exit code. VALUE is what
 observers see; by default it says who this is. If the lead is lost, the command is stopped as `batonctl lock` stops
-one, and batonctl exits with code 76; with --repeat it stands again, for as long as it takes to reach the server. Without a command it prints its key and value when
-it leads, and leads until it is interrupted.
+one, and batonctl exits with code 76; with --repeat it stands again, for as long as it takes to reach the server.
+Without a command it prints its key and value when it leads, and leads until it is interrupted.
 
 The command finds in its environment:
   BATON_FENCING_TOKEN            greater than that of every earlier leader
@@ -97,7 +97,9 @@ impl Elect {
                 Err(failure)
                     if self.repeat && has_stood && (failure.code == LOST || failure.is_passing) =>
                 {
-                    story.tell(format_args!("{}; standing again", failure.text));
+                    // Advice to look for a misspelt address is behind the first line.
+                    let what = failure.text.lines().next().unwrap_or_default();
+                    story.tell(format_args!("{what}; standing again"));
                     tokio::select! {
                         () = tokio::time::sleep(PAUSE) => {}
                         signal = signals.end() => return Err(Failure::silent(code_of(signal))),

@@ -22,8 +22,8 @@ use crate::signals::Signals;
     override_usage = "batonctl lock [options] <NAME> [-- COMMAND...]\n       batonctl lock list [PREFIX]\n       batonctl lock show <NAME>\n       batonctl lock release <NAME> --token=<TOKEN>",
     after_help = "\
 Waits in line, runs the command, releases the lock, and exits with the command's exit code (128 and the number of the
-signal, if one ended it). Signals are passed on to the command. Without a command it prints the key of the lock and
-holds it until it is interrupted.
+signal, if one ended it). Signals are passed on to the command. What it leaves running in the background goes on without
+the lock. Without a command it prints the key of the lock and holds it until it is interrupted.
 
 The command finds in its environment:
   BATON_FENCING_TOKEN   greater than that of every earlier holder
@@ -31,11 +31,12 @@ The command finds in its environment:
 
 If renewals of the lock fail, the command is sent SIGTERM, and SIGKILL --grace later: before anybody else can have the
 lock, even if batonctl itself is stopped or killed. Only a machine or a command that is paused as a whole, and goes on
-when somebody else has the lock, does not know that. `batonctl put --fence` writes nothing then: have the command do
-its writes with it, or compare the token where it writes to.
+when somebody else has the lock, does not know that; nor does a daemon that left the command's process group (setsid).
+`batonctl put --fence` writes nothing then: have the command do its writes with it, or compare the token where it writes
+to.
 
-Exit codes of its own: 75, the lock was not obtained (--timeout, --try); 76, it was lost and the command was stopped;
-127, the command was not found.
+Exit codes of its own: 75, the lock was not obtained (--timeout, --try, cut off while waiting); 76, it was lost and the
+command was stopped; 127, the command was not found.
 
 Examples:
   batonctl lock nightly-report -- ./report.sh

@@ -172,7 +172,12 @@ impl Parts {
     fn read(&mut self, text: &str) -> Option<()> {
         let (key, rest) = go::unquote(text.trim_start())?;
         self.key = key;
-        let rest = rest.strip_prefix(')')?.trim_start();
+        let rest = rest.strip_prefix(')')?;
+        let operator = rest.trim_start();
+        if operator.len() == rest.len() {
+            return None;
+        }
+        let rest = operator;
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         rest[..end].clone_into(&mut self.operator);
         let (value, _) = go::unquote(rest[end..].trim_start())?;
