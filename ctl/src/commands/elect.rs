@@ -79,9 +79,7 @@ impl Elect {
             return self.observe(context, name).await;
         }
         if value.is_none() && self.command.is_empty() {
-            return Err(Failure::arguments(
-                "no proposal argument but -l not set: give a value that observers see, or a command behind --",
-            ));
+            return Err(Failure::arguments("no proposal argument but -l not set"));
         }
         let mut signals = Signals::new()?;
         // What cannot be reached from the start is more likely misspelt than down.
