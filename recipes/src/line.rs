@@ -65,6 +65,17 @@ pub(crate) struct Place {
     pub(crate) seen: i64,
 }
 
+impl Place {
+    /// Takes the answer to a [look](Line::look_txn).
+    fn looked(&mut self, answer: pb::TxnResponse) {
+        self.seen = revision(answer.header.as_ref());
+        let mut reads = reads(answer);
+        let own = reads.next().unwrap_or_default();
+        let predecessor = reads.next().unwrap_or_default();
+        self.step = decide(self.token, own.first(), predecessor.first());
+    }
+}
+
 /// Why there is no place in line.
 pub(crate) enum NoPlace {
     /// Others are there, and it was asked not to wait.
@@ -237,12 +248,12 @@ impl Line {
                 .await
             && revision(answer.header.as_ref()) >= told
         {
-            self.looked(place, answer);
+            place.looked(answer);
             return Ok(());
         }
         let request = || self.shared.client.txn(self.look_txn(place.token, false));
         let answer = self.shared.until_answered("to look", request).await?;
-        self.looked(place, answer);
+        place.looked(answer);
         Ok(())
     }
 
@@ -257,15 +268,6 @@ impl Line {
             predecessor = predecessor.serializable();
         }
         Txn::new().then(own).then(predecessor)
-    }
-
-    #[allow(clippy::unused_self, reason = "the counterpart of look_txn")]
-    fn looked(&self, place: &mut Place, answer: pb::TxnResponse) {
-        place.seen = revision(answer.header.as_ref());
-        let mut reads = reads(answer);
-        let own = reads.next().unwrap_or_default();
-        let predecessor = reads.next().unwrap_or_default();
-        place.step = decide(place.token, own.first(), predecessor.first());
     }
 
     /// How many stand before a place.

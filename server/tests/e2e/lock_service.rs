@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use baton_chaos_tests::client::Client;
 use baton_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseTimeToLiveRequest as TimeToLive, PutRequest,
 };
@@ -11,8 +12,8 @@ use bytes::Bytes;
 use tonic::{Code, Request};
 
 use crate::line::{
-    Site, grant, line_at, lock, refusal, revoke, token, unlock, until_line_has, until_line_is,
-    until_written_again,
+    Call, Site, grant, line_at, lock, refusal, revoke, token, unlock, until_line_has,
+    until_line_is, until_written_again,
 };
 
 #[tokio::test]
@@ -30,18 +31,23 @@ async fn a_free_lock_is_granted_at_the_revision_that_made_its_key() {
     assert_eq!(answer.header.unwrap().revision, token);
 }
 
+/// Calls that stand in the line of `job` one behind the other, and their leases.
+async fn stand_in_line(client: &Client, count: usize) -> (Vec<i64>, Vec<Call<pb::LockResponse>>) {
+    let (mut leases, mut calls) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let lease = grant(client, 60).await;
+        leases.push(lease);
+        calls.push(lock(client, "job", lease));
+        until_line_is(client, "job", &leases).await;
+    }
+    (leases, calls)
+}
+
 #[tokio::test]
 async fn a_lock_goes_from_one_to_the_next_in_the_order_of_their_creation() {
     let site = Site::of(1).await;
     let client = site.client();
-    let mut waiting = Vec::new();
-    let mut leases = Vec::new();
-    for _ in 0..5 {
-        let lease = grant(client, 60).await;
-        leases.push(lease);
-        waiting.push(lock(client, "job", lease));
-        until_line_is(client, "job", &leases).await;
-    }
+    let (leases, waiting) = stand_in_line(client, 5).await;
     let mut last = 0;
     let mut released_at = None;
     for (turn, call) in waiting.into_iter().enumerate() {
@@ -75,14 +81,7 @@ async fn locking_again_by_the_same_lease_returns_at_once_with_the_same_token() {
 async fn a_waiter_that_goes_away_leaves_no_key_and_its_successor_waits_for_the_one_before() {
     let site = Site::of(1).await;
     let client = site.client();
-    let mut leases = Vec::new();
-    let mut calls = Vec::new();
-    for _ in 0..3 {
-        let lease = grant(client, 60).await;
-        leases.push(lease);
-        calls.push(lock(client, "job", lease));
-        until_line_is(client, "job", &leases).await;
-    }
+    let (leases, mut calls) = stand_in_line(client, 3).await;
     let last = calls.pop().unwrap();
     calls.pop().unwrap().abort().await;
     until_line_is(client, "job", &[leases[0], leases[2]]).await;
@@ -203,14 +202,7 @@ async fn a_call_without_a_lease_is_given_one_that_ends_by_itself_and_the_log_say
 async fn a_waiter_keeps_its_place_when_everything_before_is_compacted() {
     let site = Site::of(1).await;
     let client = site.client();
-    let mut leases = Vec::new();
-    let mut calls = Vec::new();
-    for _ in 0..3 {
-        let lease = grant(client, 60).await;
-        leases.push(lease);
-        calls.push(lock(client, "job", lease));
-        until_line_is(client, "job", &leases).await;
-    }
+    let (_, calls) = stand_in_line(client, 3).await;
     for _ in 0..100 {
         client.put("k", "v").await.unwrap();
     }
