@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use baton_chaos_tests::process::{Cluster, Program};
+use baton_test_cluster::process::{Cluster, Program};
 use clap::Args;
 
 use crate::usage::Usage;

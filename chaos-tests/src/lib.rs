@@ -1,20 +1,13 @@
-//! Clusters of real server processes, faults, workloads and the checkers that judge what clients saw.
+//! Fault campaigns in Jepsen's manner: clusters under load and faults, what clients saw, and the checkers that judge it.
 //!
-//! The harness knows a server only as a program that takes etcd's flags and speaks etcd's API, so every run can be pointed
-//! at a real etcd first: a check that fails there is a fault of the check.
-//!
-//! * [`process`] starts, kills, stops and restarts servers on loopback ports.
-//! * [`client`] is one connection to one member, without retries: a failed call means "unknown", never "not done".
-//! * [`etcdctl`] runs the command-line client that users have.
-//! * [`history`] is what clients were told; [`check`] holds the pure functions that judge it.
-//! * [`writers`] and [`watcher`] produce histories; [`kill`] and [`watch`] are whole campaigns.
+//! [`plan`] says what a run does, [`workload`] makes load through [`client`], everything seen goes into a [`history`],
+//! [`check`] judges that and nothing else, and [`verdict`] weighs what the checkers found. The server is known only as a
+//! program that takes etcd's flags and speaks etcd's API, so any etcd v3 server can be judged.
 
 pub mod check;
 pub mod client;
-pub mod etcdctl;
 pub mod history;
-pub mod kill;
-pub mod process;
-pub mod watch;
-pub mod watcher;
-pub mod writers;
+pub mod plan;
+pub mod seed;
+pub mod verdict;
+pub mod workload;

@@ -6,7 +6,7 @@
 
 mod support;
 
-use baton_chaos_tests::process::{Cluster, Program};
+use baton_test_cluster::process::{Cluster, Program};
 use support::{Lines, Output, Tool, baton};
 
 /// What `batonctl` prints otherwise than Debian's etcdctl 3.4, and why. The text is a line of the script.

@@ -4,7 +4,7 @@
 mod running;
 mod support;
 
-use baton_chaos_tests::process::Cluster;
+use baton_test_cluster::process::Cluster;
 use running::{Running, Wire, gone, only_child, signal_group, tells};
 use rustix::process::{Pid, Signal};
 use support::{Tool, baton};
@@ -427,7 +427,7 @@ async fn etcdctl_and_batonctl_wait_for_each_other() {
             .count()
             < 4
         {
-            baton_chaos_tests::process::poll_again().await;
+            baton_test_cluster::process::poll_again().await;
         }
     };
     tokio::time::timeout(support::LIMIT, in_line)

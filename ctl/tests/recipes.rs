@@ -4,7 +4,7 @@
 mod running;
 mod support;
 
-use baton_chaos_tests::process::Cluster;
+use baton_test_cluster::process::Cluster;
 use running::Running;
 use rustix::process::Signal;
 use support::{Output, Tool, baton};

@@ -18,26 +18,36 @@ macro_rules! package {
 #[allow(missing_docs, clippy::all)]
 pub mod etcdserverpb {
     package!("etcdserverpb");
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.serde.rs"));
 }
 /// Keys and events.
 #[allow(missing_docs, clippy::all)]
 pub mod mvccpb {
     package!("mvccpb");
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/mvccpb.serde.rs"));
 }
 /// Users, roles, permissions.
 #[allow(missing_docs, clippy::all)]
 pub mod authpb {
     package!("authpb");
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/authpb.serde.rs"));
 }
 /// The lock service.
 #[allow(missing_docs, clippy::all)]
 pub mod v3lockpb {
     package!("v3lockpb");
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/v3lockpb.serde.rs"));
 }
 /// The election service.
 #[allow(missing_docs, clippy::all)]
 pub mod v3electionpb {
     package!("v3electionpb");
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/v3electionpb.serde.rs"));
 }
 mod baton {
     pub mod log {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use baton_chaos_tests::history::Seen;
-use baton_chaos_tests::process::{Cluster, Member, Program, poll_again};
-use baton_chaos_tests::watcher::ReconnectingWatcher;
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::history::Seen;
+use baton_test_cluster::process::{Cluster, Member, Program, poll_again};
+use baton_test_cluster::watcher::ReconnectingWatcher;
 
 type Result<T = ()> = anyhow::Result<T>;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use baton_chaos_tests::client::Client;
-use baton_chaos_tests::process::{Cluster, Program, poll_again};
-use baton_chaos_tests::watcher::Stream;
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::client::Client;
+use baton_test_cluster::process::{Cluster, Program, poll_again};
+use baton_test_cluster::watcher::Stream;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! Several endpoints.
 
-use baton_chaos_tests::process::{Program, free_port};
 use baton_client::{Client, Error, Options, Outcome};
+use baton_test_cluster::process::{Program, free_port};
 
 use crate::{in_use, of_both, single, three};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::Program;
 use baton_client::{BootInstant, Client, Options, Watch};
+use baton_test_cluster::process::Program;
 use futures_util::future::try_join_all;
 
 use crate::proxy::{Mode, Proxy};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Program, poll_again};
 use baton_client::{Client, Error, Get};
+use baton_test_cluster::process::{Program, poll_again};
 
 use crate::{in_use, of_both, single, three};
 

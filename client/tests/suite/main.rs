@@ -13,8 +13,8 @@ mod watches;
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Program};
 use baton_client::Client;
+use baton_test_cluster::process::{Cluster, Program};
 
 /// Turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(60);

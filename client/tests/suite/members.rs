@@ -1,7 +1,7 @@
 //! What is asked of members and of the cluster.
 
-use baton_chaos_tests::process::Program;
 use baton_client::{Client, pb};
+use baton_test_cluster::process::Program;
 use pb::alarm_request::AlarmAction;
 
 use crate::{of_both, three};

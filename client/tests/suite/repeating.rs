@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::Program;
 use baton_client::{Client, Error, Get, Options, Outcome, Txn, Watch};
+use baton_test_cluster::process::Program;
 
 use crate::proxy::{Mode, Proxy, says};
 use crate::{of_both, single};

@@ -1,7 +1,7 @@
 //! Reads, writes, transactions, namespaces.
 
-use baton_chaos_tests::process::Program;
 use baton_client::{Compare, Delete, Get, Put, Txn, Watch, pb};
+use baton_test_cluster::process::Program;
 use pb::response_op::Response;
 
 use crate::{of_both, single};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use baton_chaos_tests::process::Program;
 use baton_client::{Client, Credentials, Error, Identity, Options, Tls, Watch, authpb};
+use baton_test_cluster::process::Program;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;

@@ -1,7 +1,7 @@
 //! Watches.
 
-use baton_chaos_tests::process::{Program, poll_again};
 use baton_client::{Client, Options, Watch, WatchError, Watcher, pb};
+use baton_test_cluster::process::{Program, poll_again};
 
 use crate::proxy::{Mode, Proxy};
 use crate::{in_use, of_both, single, three};
@@ -181,7 +181,7 @@ async fn a_dropped_watcher_is_cancelled_at_the_server(program: Program) {
 }
 
 /// A number of the server's metrics page.
-async fn metric(cluster: &baton_chaos_tests::process::Cluster, name: &str) -> u64 {
+async fn metric(cluster: &baton_test_cluster::process::Cluster, name: &str) -> u64 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = cluster.members[0].address();
     let mut stream = tokio::net::TcpStream::connect(&address)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use baton_chaos_tests::process::Program;
+use baton_test_cluster::process::Program;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 

@@ -113,7 +113,7 @@ pub async fn gone(pid: Pid) {
             if state == Some(true) {
                 break;
             }
-            baton_chaos_tests::process::poll_again().await;
+            baton_test_cluster::process::poll_again().await;
         }
     };
     tokio::time::timeout(LIMIT, wait).await.expect("it ends");
@@ -133,7 +133,7 @@ pub struct Wire {
 pub async fn tells(running: &Running, text: &str) {
     let told = async {
         while !running.story().contains(text) {
-            baton_chaos_tests::process::poll_again().await;
+            baton_test_cluster::process::poll_again().await;
         }
     };
     let told = tokio::time::timeout(LIMIT, told).await;

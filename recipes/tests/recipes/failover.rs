@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::Program;
 use baton_client::pb::compare::CompareResult;
 use baton_client::{Client, Compare, Get, Put, Txn};
 use baton_recipes::{Error, LeaderEvent, Session};
+use baton_test_cluster::process::Program;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 

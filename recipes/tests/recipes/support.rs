@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Program};
 use baton_client::pb::request_op::Request;
 use baton_client::{Client, Get, Watch, pb};
 use baton_recipes::Session;
+use baton_test_cluster::process::{Cluster, Program};
 use prost::Message;
 use tokio::sync::watch;
 

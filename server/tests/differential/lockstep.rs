@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Program};
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb::Event;
+use baton_test_cluster::process::{Cluster, Program};
 use bytes::Bytes;
 
 use crate::compare;
@@ -31,7 +31,7 @@ pub enum Plant {
 
 struct Side {
     caller: Caller,
-    client: baton_chaos_tests::client::Client,
+    client: baton_test_cluster::client::Client,
     /// Sees every event, with previous values.
     witness: Reader,
     streams: [Option<Reader>; STREAMS],

@@ -12,7 +12,7 @@ mod lockstep;
 mod request;
 mod streams;
 
-use baton_chaos_tests::process::Program;
+use baton_test_cluster::process::Program;
 use lockstep::Plant;
 
 fn number_from_environment(name: &str, default: u64) -> u64 {

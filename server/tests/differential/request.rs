@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use baton_chaos_tests::client::Client;
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::client::Client;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use baton_chaos_tests::client::Client;
-use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb::Event;
+use baton_test_cluster::client::Client;
+use baton_test_cluster::watcher::{Stream, create_request};
 
 /// How long an event that has to come may take.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! `v3electionpb.Election` as its callers meet it.
 
-use baton_chaos_tests::client::Client;
 use baton_proto::v3electionpb as pb;
+use baton_test_cluster::client::Client;
 use bytes::Bytes;
 use tonic::{Code, Streaming};
 

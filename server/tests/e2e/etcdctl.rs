@@ -1,7 +1,7 @@
 //! `etcdctl` with endpoints written as people write them.
 
-use baton_chaos_tests::etcdctl::Etcdctl;
-use baton_chaos_tests::process::Cluster;
+use baton_test_cluster::etcdctl::Etcdctl;
+use baton_test_cluster::process::Cluster;
 
 use crate::baton;
 

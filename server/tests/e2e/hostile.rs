@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use baton_chaos_tests::process::Cluster;
-use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::process::Cluster;
+use baton_test_cluster::watcher::{Stream, create_request};
 use bytes::{Buf, Bytes};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};

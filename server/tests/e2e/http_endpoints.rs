@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Member};
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::process::{Cluster, Member};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,6 +1,6 @@
-//! Members die under load. The long campaign is `cargo run --release -p baton-chaos-tests -- kill --rounds 100`.
+//! Members die under load. The long campaign is `cargo run --release -p baton-test-cluster -- kill --rounds 100`.
 
-use baton_chaos_tests::kill::{Campaign, Plan, Victim};
+use baton_test_cluster::kill::{Campaign, Plan, Victim};
 
 use crate::baton;
 

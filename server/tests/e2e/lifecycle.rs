@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Program};
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::process::{Cluster, Program};
 use bytes::Bytes;
 
 use crate::baton;
@@ -160,7 +160,7 @@ async fn ids_are_those_etcd_computes_from_the_same_flags() {
     let theirs = loop {
         match client.status().await {
             Ok(status) => break status.header.expect("a header"),
-            Err(_) => baton_chaos_tests::process::poll_again().await,
+            Err(_) => baton_test_cluster::process::poll_again().await,
         }
     };
     assert_eq!(
@@ -176,7 +176,7 @@ async fn a_second_server_on_the_same_directory_is_refused() {
         .expect("the server starts");
     let address = format!(
         "http://127.0.0.1:{}",
-        baton_chaos_tests::process::free_port()
+        baton_test_cluster::process::free_port()
     );
     let flags = [
         format!("--listen-client-urls={address}"),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use baton_chaos_tests::client::Client;
-use baton_chaos_tests::process::{Cluster, Program};
-use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
 use baton_proto::mvccpb::event::EventType;
 use baton_proto::mvccpb::{Event, KeyValue};
 use baton_proto::v3electionpb as election;
 use baton_proto::v3lockpb as lock;
+use baton_test_cluster::client::Client;
+use baton_test_cluster::process::{Cluster, Program};
+use baton_test_cluster::watcher::{Stream, create_request};
 use bytes::Bytes;
 use pb::range_request::{SortOrder, SortTarget};
 use tokio::task::JoinHandle;

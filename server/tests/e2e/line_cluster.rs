@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use baton_chaos_tests::process::Program;
 use baton_proto::v3lockpb::LockResponse;
+use baton_test_cluster::process::Program;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;

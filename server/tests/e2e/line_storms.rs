@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::client::Client;
-use baton_chaos_tests::process::Member;
 use baton_proto::v3electionpb::{CampaignResponse, LeaderKey, ResignRequest};
 use baton_proto::v3lockpb::LockResponse;
+use baton_test_cluster::client::Client;
+use baton_test_cluster::process::Member;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
@@ -180,7 +180,7 @@ async fn calls_dropped_at_any_moment_leave_keys_only_where_a_grant_was_sent() {
             if line(client, "storm").await.len() == holders.len() + sent {
                 return sent;
             }
-            baton_chaos_tests::process::poll_again().await;
+            baton_test_cluster::process::poll_again().await;
         }
     };
     let sent = tokio::time::timeout(PATIENCE, settled).await;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use baton_chaos_tests::client::Client;
 use baton_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseTimeToLiveRequest as TimeToLive, PutRequest,
 };
 use baton_proto::v3lockpb as pb;
+use baton_test_cluster::client::Client;
 use bytes::Bytes;
 use tonic::{Code, Request};
 

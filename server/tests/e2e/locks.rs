@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use baton_chaos_tests::process::{Cluster, Program};
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::process::{Cluster, Program};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -63,7 +63,7 @@ impl Contenders {
             });
             children.push(Some(child));
             while line(cluster, prefix).await.len() <= number {
-                baton_chaos_tests::process::poll_again().await;
+                baton_test_cluster::process::poll_again().await;
             }
         }
         Self { children, news }

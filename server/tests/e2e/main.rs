@@ -19,7 +19,7 @@ mod lock_service;
 mod locks;
 mod watch;
 
-use baton_chaos_tests::process::Program;
+use baton_test_cluster::process::Program;
 
 /// The server under test.
 fn baton() -> Program {

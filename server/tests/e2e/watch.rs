@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use baton_chaos_tests::process::Cluster;
-use baton_chaos_tests::watcher::{Stream, create_request};
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::process::Cluster;
+use baton_test_cluster::watcher::{Stream, create_request};
 use bytes::Bytes;
 
 use crate::baton;
@@ -20,7 +20,7 @@ async fn next(stream: &mut Stream) -> pb::WatchResponse {
 
 #[tokio::test]
 async fn reconnecting_watchers_of_a_compacted_store_miss_nothing_and_see_nothing_twice() {
-    let coverage = baton_chaos_tests::watch::run(&baton(), 3, 10)
+    let coverage = baton_test_cluster::watch::run(&baton(), 3, 10)
         .await
         .unwrap_or_else(|error| panic!("{error:#}"));
     eprintln!("{coverage:?}");

@@ -1,0 +1,67 @@
+//! What clients do while faults come and go. A workload makes calls and records what it believes; it judges nothing.
+//!
+//! The same workloads run against real processes and in simulation: they know a member only as something to dial, take time
+//! from tokio's clock and chance from the seed.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+
+use crate::client::{Client, Dial};
+use crate::history::{Member, Recorder};
+use crate::seed;
+
+/// What a workload is given.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// How members are reached.
+    pub dial: Dial,
+    /// How many there are; they are numbered from 1.
+    pub members: u64,
+    /// Where everything is taken down.
+    pub recorder: Recorder,
+    /// The seed of the run.
+    pub seed: u64,
+    /// When a call is given up.
+    pub patience: Duration,
+    /// The longest pause between two operations of a client.
+    pub pause: Duration,
+    /// Turns true when the load is to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// The stream of chance of the part `name`.
+    pub fn chance(&self, name: &str) -> SmallRng {
+        seed::stream(self.seed, name)
+    }
+
+    /// A client of `workload` at `member`.
+    pub fn client(&self, workload: &'static str, member: Member) -> Client {
+        Client::new(&self.dial, &self.recorder, workload, member, self.patience)
+    }
+
+    /// Any member.
+    pub fn any_member(&self, chance: &mut SmallRng) -> Member {
+        chance.random_range(1..=self.members)
+    }
+
+    /// Whether the load is to end.
+    pub fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits for a drawn pause, or until the load is to end.
+    pub async fn rest(&mut self, chance: &mut SmallRng) {
+        let pause = self.pause.mul_f64(chance.random_range(0.0..=1.0));
+        self.sleep(pause).await;
+    }
+
+    /// Waits, or until the load is to end.
+    pub async fn sleep(&mut self, pause: Duration) {
+        // An error means that the run is gone, which ends the load too.
+        let _ = tokio::time::timeout(pause, self.stop.wait_for(|stop| *stop)).await;
+    }
+}
