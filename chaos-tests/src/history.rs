@@ -25,6 +25,10 @@ pub type Nanos = u64;
 pub type Member = u64;
 
 /// One thing that happened.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all records are operations"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod client;
+pub mod generate;
 pub mod history;
 pub mod plan;
 pub mod seed;
