@@ -3,6 +3,9 @@
 //! The same workloads run against real processes and in simulation: they know a member only as something to dial, take time
 //! from tokio's clock and chance from the seed.
 
+pub mod stream;
+pub mod witness;
+
 use std::time::Duration;
 
 use rand::Rng;
