@@ -425,6 +425,8 @@ struct Inner {
     operations: u64,
     clients: u32,
     watchers: u32,
+    /// The last time that was given out.
+    last: Nanos,
 }
 
 impl Recorder {
@@ -436,9 +438,12 @@ impl Recorder {
         }
     }
 
-    /// The time now.
+    /// The time now. No two answers are the same, so that the order of what happens is never lost, even where the clock
+    /// stands still for many events.
     pub fn now(&self) -> Nanos {
-        nanos(self.began.elapsed())
+        let mut inner = self.inner.lock();
+        inner.last = nanos(self.began.elapsed()).max(inner.last + 1);
+        inner.last
     }
 
     /// The moment that `at` names.

@@ -364,6 +364,28 @@ pub enum Fault {
     MoveLeader,
     /// One member after another is stopped with SIGTERM and started again.
     RollingRestart,
+    /// The target loses its applied state while it is down, and keeps its log.
+    LoseState {
+        /// Who.
+        target: Target,
+    },
+    /// What no tool of the kernel can do to the messages between members: in simulation only. Each is a chance of a
+    /// thousand, of every message.
+    Messages {
+        /// The stream it is on breaks before it arrives.
+        broken: u32,
+        /// It arrives up to two seconds later than others of its stream.
+        late: u32,
+        /// It arrives twice, if the protocol has to bear that.
+        twice: u32,
+        /// One from much earlier arrives again before it.
+        replayed: u32,
+    },
+    /// The last snapshot that the target was sent arrives again. In simulation only.
+    StaleSnapshot {
+        /// Who.
+        target: Target,
+    },
 }
 
 impl Fault {
