@@ -9,6 +9,7 @@ pub mod client;
 pub mod generate;
 pub mod history;
 pub mod plan;
+pub mod real;
 pub mod run;
 pub mod seed;
 pub mod verdict;
