@@ -3,18 +3,39 @@
 //! The same workloads run against real processes and in simulation: they know a member only as something to dial, take time
 //! from tokio's clock and chance from the seed.
 
+pub mod maintenance;
+pub mod overload;
 pub mod stream;
+pub mod watch;
 pub mod witness;
 
 use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use tokio::sync::watch;
 
 use crate::client::{Client, Dial};
 use crate::history::{Member, Recorder};
+use crate::plan::{Load, Workload};
 use crate::seed;
+
+/// Makes a load until it is to end.
+pub async fn start(load: &Load, mut context: Context) {
+    context.pause = Duration::from_millis(load.pause_ms);
+    let clients = load.clients;
+    match load.workload {
+        Workload::Watch => watch::run(context, clients).await,
+        Workload::Maintenance => maintenance::run(context, clients).await,
+        Workload::Overload => overload::run(context, clients).await,
+        Workload::Register
+        | Workload::Append
+        | Workload::Lease
+        | Workload::Lock
+        | Workload::Election
+        | Workload::Queue
+        | Workload::Barrier => panic!("there is no workload {:?}", load.workload),
+    }
+}
 
 /// What a workload is given.
 #[derive(Debug, Clone)]
@@ -32,7 +53,7 @@ pub struct Context {
     /// The longest pause between two operations of a client.
     pub pause: Duration,
     /// Turns true when the load is to end.
-    pub stop: watch::Receiver<bool>,
+    pub stop: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Context {
