@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The proto3 JSON mapping of the public wire, beside the generated messages.
+/// The proto3 JSON mapping of the public wire and of what stands in the log, beside the generated messages.
 #[cfg(feature = "json")]
 fn generate_json(descriptors: &prost_types::FileDescriptorSet) -> std::io::Result<()> {
     use prost::Message;
@@ -28,6 +28,7 @@ fn generate_json(descriptors: &prost_types::FileDescriptorSet) -> std::io::Resul
             ".authpb",
             ".v3lockpb",
             ".v3electionpb",
+            ".baton.log",
         ])
 }
 

@@ -54,6 +54,8 @@ mod baton {
         #[allow(missing_docs, clippy::all)]
         pub mod v1 {
             package!("baton.log.v1");
+            #[cfg(feature = "json")]
+            include!(concat!(env!("OUT_DIR"), "/baton.log.v1.serde.rs"));
         }
     }
     pub mod peer {

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use baton_proto::log::command::Op;
 use baton_proto::log::{self, Command};
 use baton_state_machine::{Applied, Effect, RevisionEvents, RowChange, State, Table};
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::flusher::{AllRows, Flusher};
 use crate::line::Wakes;
+use crate::state_hash::{self, Extend, STATE_HASH_KEY, StateHashes};
 use crate::waiters::{Outcome, Waiters};
 use crate::watch::{History, WatchHub};
 
@@ -67,6 +69,8 @@ pub struct ApplyLoop {
     pub waiters: Arc<Waiters>,
     /// Where rows go.
     pub flusher: Flusher,
+    /// What the state hashes to after each entry.
+    pub hashes: Arc<StateHashes>,
     /// The last applied entry, told after each batch.
     pub applied: watch::Sender<Option<log::LogId>>,
     /// The membership as of the last applied entry.
@@ -86,17 +90,23 @@ impl ApplyLoop {
         let mut answers = Vec::new();
         let shared = Arc::clone(&self.state);
         let mut state = shared.write();
+        let running_hash = Arc::clone(&self.hashes);
+        let mut hash = running_hash.extend();
         for entry in entries {
-            let mut applied = self.apply_one(&mut state, entry, &mut answers, &mut rows);
+            let (id, rows_before) = (entry.id, rows.len());
+            let mut applied = self.apply_one(&mut state, entry, &mut answers, &mut rows, &mut hash);
             for revision in &applied.events {
                 self.history.ring().push(revision.clone());
             }
             events.append(&mut applied.events);
             effects.append(&mut applied.effects);
             rows.append(&mut applied.rows);
+            hash.add(id, &rows[rows_before..]);
         }
         let revision = state.revision();
         rows.push(meta_row(APPLIED_KEY, last.encode_to_vec()));
+        rows.extend(hash.row().map(|row| meta_row(STATE_HASH_KEY, row)));
+        drop(hash);
         self.flusher.write(rows, Some(revision));
         drop(state);
 
@@ -122,6 +132,7 @@ impl ApplyLoop {
         entry: Entry,
         answers: &mut Vec<(u64, Outcome)>,
         rows: &mut Vec<RowChange>,
+        hash: &mut Extend<'_>,
     ) -> Applied {
         match entry.payload {
             Payload::Blank => state.apply(entry.id.term, &Command::default(), &*self.history),
@@ -129,6 +140,9 @@ impl ApplyLoop {
                 // What a leader proposed was encoded by a member; if it cannot be decoded all members
                 // skip it alike.
                 let command = Command::decode(bytes).unwrap_or_default();
+                if let Some(Op::BeginStateHash(_)) = command.op {
+                    hash.begin();
+                }
                 let mut applied = state.apply(entry.id.term, &command, &*self.history);
                 if command.origin == self.member_id {
                     answers.push((command.request_id, Outcome::of(&mut applied)));
@@ -160,6 +174,7 @@ impl ApplyLoop {
         let mut all = rows.iter().cloned();
         let state = State::load(&mut all)
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
+        let hash = state_hash::known_to_snapshot(&rows, last)?;
         self.flusher.replace(rows).await?;
         let revision = state.revision();
         let compact_revision = state.compact_revision();
@@ -167,6 +182,7 @@ impl ApplyLoop {
             let mut current = self.state.write();
             *current = state;
             self.history.ring().reset(revision);
+            self.hashes.reset(hash);
         }
         self.hub.reset(revision);
         self.wakes.all();

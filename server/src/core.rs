@@ -20,6 +20,7 @@ use crate::line::Wakes;
 use crate::peer::{CallError, Peers};
 use crate::raft::{Proposed, Raft};
 use crate::read::ReadRounds;
+use crate::state_hash::StateHashes;
 use crate::storage::StateStore;
 pub use crate::waiters::Committed;
 use crate::waiters::{Outcome, Waiters};
@@ -144,6 +145,7 @@ pub(crate) struct Shared {
     pub hub: Arc<WatchHub>,
     pub wakes: Arc<Wakes>,
     pub waiters: Arc<Waiters>,
+    pub hashes: Arc<StateHashes>,
     pub raft: Raft,
     pub peers: Peers,
     pub flusher: Flusher,
@@ -193,6 +195,11 @@ impl Core {
     /// The replicated state as applied so far. Hold the guard briefly: applying waits for it.
     pub fn state(&self) -> &RwLock<State> {
         &self.shared.state
+    }
+
+    /// What the state hashed to after the last entries.
+    pub fn state_hashes(&self) -> &StateHashes {
+        &self.shared.hashes
     }
 
     /// Older values.

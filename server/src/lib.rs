@@ -19,6 +19,7 @@ pub mod read;
 pub mod serve;
 pub mod service;
 pub mod sim;
+pub mod state_hash;
 pub mod storage;
 pub mod waiters;
 pub mod watch;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_proto::log::command::Op;
-use baton_proto::log::{self, Publish};
+use baton_proto::log::{self, BeginStateHash, Publish};
 use baton_proto::peer::{FetchSnapshot, Frame, Purpose, frame};
 use baton_state_machine::{Effect, State, Table};
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +26,7 @@ use crate::line::Wakes;
 use crate::peer::{Acceptor, PeerNet, Peers};
 use crate::raft::{self, Raft, RaftOptions};
 use crate::read::{ReadRounds, Rounds};
+use crate::state_hash::StateHashes;
 use crate::storage::log::{Log, LogId};
 use crate::storage::{AllRows, StateStore};
 use crate::waiters::Waiters;
@@ -248,6 +249,8 @@ impl Node {
             peers.set_urls(*id, node.peer_urls.clone());
         }
 
+        let read_meta = |key: &[u8]| store.get(Table::Meta, key);
+        let hashes = Arc::new(StateHashes::read(read_meta, applied)?);
         let state = Arc::new(RwLock::new(state));
         let ring = Arc::new(Ring::new(revision, RingLimits::default()));
         let history = {
@@ -299,6 +302,7 @@ impl Node {
             },
             waiters: Arc::clone(&waiters),
             flusher: flusher.clone(),
+            hashes: Arc::clone(&hashes),
             applied: applied_tx,
             membership,
         };
@@ -334,6 +338,7 @@ impl Node {
                 hub,
                 wakes,
                 waiters,
+                hashes,
                 raft: raft.clone(),
                 peers,
                 flusher,
@@ -409,6 +414,12 @@ impl Node {
             });
             if let Err(error) = core.propose(publish).await {
                 tracing::warn!(%error, "cannot publish this member yet; trying again");
+            }
+        }
+        if !core.state_hashes().is_known() {
+            let begin = Op::BeginStateHash(BeginStateHash {});
+            if let Err(error) = core.propose(begin).await {
+                tracing::warn!(%error, "the state's hash stays unknown until the next start");
             }
         }
         core.shared.ready.send_replace(true);

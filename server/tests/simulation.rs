@@ -16,6 +16,7 @@ use batond::line::{self, Line, Place};
 use batond::node::{Node, NodeOptions, Parts};
 use batond::raft::{RaftOptions, seeded};
 use batond::sim::SimNet;
+use batond::state_hash::{STATE_HASH_KEY, StateHash};
 use batond::storage::log::{Driver, Log, LogEntry, LogId, LogOptions, Payload};
 use batond::storage::{Disk, DiskFile, MemStore, SimDisk, StateStore};
 use bytes::Bytes;
@@ -95,6 +96,8 @@ struct Cluster {
     net: SimNet,
     members: Mutex<BTreeMap<u64, Member>>,
     starts: Mutex<u64>,
+    /// What the state of whichever member was asked first hashed to after an entry.
+    hashes: Mutex<BTreeMap<u64, StateHash>>,
 }
 
 fn node_options(id: u64, members: u64, seed: u64) -> NodeOptions {
@@ -129,6 +132,7 @@ impl Cluster {
             net: SimNet::new(seed, delay),
             members: Mutex::default(),
             starts: Mutex::new(0),
+            hashes: Mutex::default(),
         });
         for id in 1..=MEMBERS {
             let member = Member {
@@ -195,6 +199,7 @@ impl Cluster {
 
     /// The power of one member fails.
     async fn crash(&self, id: u64) {
+        self.compare_hashes();
         self.net.note(("crash", id));
         self.net.leave(id);
         let node = {
@@ -214,6 +219,20 @@ impl Cluster {
         };
         if let Some(node) = node {
             node.kill().await;
+        }
+    }
+
+    /// Holds what every member's state hashed to against that of the others.
+    fn compare_hashes(&self) {
+        let mut seen = self.hashes.lock();
+        for (id, core) in self.cores() {
+            for hash in core.state_hashes().since(0) {
+                let first = seen.entry(hash.id.index).or_insert(hash);
+                assert_eq!(
+                    hash, *first,
+                    "member {id} has another state than the others"
+                );
+            }
         }
     }
 
@@ -378,7 +397,10 @@ async fn campaign(seed: u64, faults: Duration, lies: bool) -> Run {
         let at = core.state().read().revision();
         assert_eq!(at, revision, "revision of member {id}");
         assert_eq!(hash(core, revision), first_hash, "hash of member {id}");
+        let applied = core.raft_status().applied;
+        assert_eq!(core.state_hashes().since(applied).len(), 1, "member {id}");
     }
+    cluster.compare_hashes();
     let mut revisions: Vec<i64> = acknowledged.values().copied().collect();
     revisions.sort_unstable();
     revisions.dedup();
@@ -553,6 +575,37 @@ fn a_member_without_its_state_gets_it_from_members_whose_snapshots_are_older_tha
         let core = cluster.core(loser).unwrap();
         core.read_barrier().await.expect("it serves reads");
         assert_eq!(all_keys(&core).len(), 350);
+    });
+}
+
+#[test]
+fn a_member_whose_store_is_of_a_version_without_hashes_begins_them_anew_everywhere() {
+    with_cluster(4, |cluster| async move {
+        cluster.put(20).await;
+        let older = cluster.leader() % MEMBERS + 1;
+        let store = cluster.members.lock()[&older].store.clone();
+        store.sync().unwrap();
+        cluster.crash(older).await;
+        let hash = RowChange {
+            table: Table::Meta,
+            key: Bytes::from_static(STATE_HASH_KEY),
+            value: None,
+        };
+        store.write(vec![hash]).unwrap();
+        store.sync().unwrap();
+        cluster.start_member(older).await;
+        let core = cluster.core(older).unwrap();
+        assert!(!core.state_hashes().is_known());
+        let node = cluster.members.lock().get_mut(&older).unwrap().node.take();
+        let options = node_options(older, MEMBERS, 4);
+        node.as_ref().unwrap().serve_ready(&options).await;
+        cluster.members.lock().get_mut(&older).unwrap().node = node;
+        cluster.put(20).await;
+        for (_, core) in cluster.cores() {
+            core.read_barrier().await.unwrap();
+            assert!(core.state_hashes().is_known());
+        }
+        cluster.compare_hashes();
     });
 }
 

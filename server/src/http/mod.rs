@@ -17,6 +17,7 @@ use http_body_util::Full;
 
 use crate::config::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::metrics::{self, Metrics};
+use crate::state_hash::StateHash;
 use access::Access;
 use health::Check;
 
@@ -33,6 +34,8 @@ pub struct Probe {
     pub linearizable_read: Box<dyn Fn() -> ReadFuture + Send + Sync>,
     /// The members of the cluster.
     pub members: Box<dyn Fn() -> Vec<Member> + Send + Sync>,
+    /// What the state hashed to after the last entries, from an index on.
+    pub state_hashes: Box<dyn Fn(u64) -> Vec<StateHash> + Send + Sync>,
 }
 
 /// A read in progress.
@@ -110,6 +113,9 @@ impl Http {
                 get(request, async { self.version() }).await
             }
             (Paths::Client, "/debug/vars") => get(request, async { self.vars() }).await,
+            (Paths::Client, "/debug/state-hashes") => {
+                get(request, async { self.state_hashes(request) }).await
+            }
             (Paths::Peer, "/members") => get(request, async { self.members() }).await,
             (Paths::Peer, _) => not_found(),
             (_, "/health") => get(request, health::health(probe, request)).await,
@@ -159,6 +165,28 @@ impl Http {
             })
             .collect();
         json(serde_json::Value::from(members).to_string() + "\n")
+    }
+
+    /// Those of entries from `from` on, of all that are kept without it; none where they are not known.
+    fn state_hashes(&self, request: &request::Parts) -> Answer {
+        let from = match query(request, "from").next().map(str::parse) {
+            None => 0,
+            Some(Ok(from)) => from,
+            Some(Err(_)) => return error(StatusCode::BAD_REQUEST, "from is not an index"),
+        };
+        let probe = &self.shared.probe;
+        let hashes: Vec<_> = (probe.state_hashes)(from)
+            .iter()
+            .map(|StateHash { id, hash }| {
+                serde_json::json!({
+                    "index": id.index,
+                    "term": id.term,
+                    "hash": format!("{hash:016x}"),
+                })
+            })
+            .collect();
+        let member = format!("{:x}", (probe.facts)().member_id);
+        json(serde_json::json!({ "member": member, "hashes": hashes }).to_string() + "\n")
     }
 
     /// What Go programs publish there, as far as it is not about Go.

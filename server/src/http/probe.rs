@@ -10,6 +10,7 @@ impl Probe {
     /// Of the member behind `core`; `quota_bytes` is what it was configured with.
     pub fn of(core: Core, quota_bytes: Option<u64>) -> Self {
         let (local, linearizable, members) = (core.clone(), core.clone(), core.clone());
+        let hashes = core.clone();
         Self {
             facts: Box::new(move || facts(&core, quota_bytes)),
             local_read: Box::new(move || {
@@ -27,6 +28,7 @@ impl Probe {
                 })
             }),
             members: Box::new(move || members.state().read().members().values().cloned().collect()),
+            state_hashes: Box::new(move |from| hashes.state_hashes().since(from)),
         }
     }
 }

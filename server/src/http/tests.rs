@@ -1,3 +1,4 @@
+use baton_proto::log::LogId;
 use http::Request;
 use http_body_util::BodyExt;
 
@@ -63,6 +64,13 @@ impl Subject {
                     peer_ur_ls: vec!["http://a:1".to_owned()],
                     ..Member::default()
                 }]
+            }),
+            state_hashes: Box::new(|from| {
+                let all = (1..=3).map(|index| StateHash {
+                    id: LogId { term: 2, index },
+                    hash: index << 60 | 0xabc,
+                });
+                all.filter(|hash| hash.id.index >= from).collect()
             }),
         };
         let (_, metrics) = Metrics::local();
@@ -193,6 +201,7 @@ async fn other_methods_than_get_are_refused() {
         "/version",
         "/metrics",
         "/debug/vars",
+        "/debug/state-hashes",
     ] {
         let (parts, body) = Subject::healthy().send(Request::post(path)).await;
         assert_eq!(parts.status, 405, "{path}");
@@ -212,6 +221,18 @@ async fn vars_are_json() {
     let (_, body) = Subject::healthy().get("/debug/vars").await;
     let vars: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(vars["raft.status"]["raftState"], "StateLeader");
+}
+
+#[tokio::test]
+async fn state_hashes_are_told_from_an_index_on() {
+    let member = Subject::healthy();
+    let (_, body) = member.get("/debug/state-hashes").await;
+    let all: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(all["hashes"].as_array().unwrap().len(), 3);
+    let (_, body) = member.get("/debug/state-hashes?from=3").await;
+    let last = r#"{"hashes":[{"hash":"3000000000000abc","index":3,"term":2}],"member":"1"}"#;
+    assert_eq!(body.trim_end(), last);
+    assert_eq!(member.get("/debug/state-hashes?from=x").await.0, 400);
 }
 
 #[tokio::test]

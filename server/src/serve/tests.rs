@@ -30,6 +30,7 @@ fn probe() -> Probe {
         local_read: Box::new(|| Ok(())),
         linearizable_read: Box::new(|| Box::pin(async { Ok(()) })),
         members: Box::new(Vec::new),
+        state_hashes: Box::new(|_| Vec::new()),
     }
 }
 

@@ -18,6 +18,7 @@ use super::fjall_store::{self, FjallStore, StateError};
 use super::log::{LogEntry, LogId, Payload, survey};
 use super::{RealDisk, Snapshot, StateStore};
 use crate::apply_loop::{APPLIED_KEY, MEMBERSHIP_KEY};
+use crate::state_hash::{self, STATE_HASH_KEY};
 
 /// Rows read at a time.
 const CHUNK: usize = 4096;
@@ -80,7 +81,7 @@ fn entry(entry: &LogEntry) -> Value {
     let content = match &entry.payload {
         Payload::Blank => json!("blank"),
         Payload::Command(bytes) => match log::Command::decode(bytes.clone()) {
-            Ok(command) => json!({ "command": format!("{command:?}") }),
+            Ok(command) => json!({ "command": command }),
             Err(error) => json!({ "error": error.to_string() }),
         },
         Payload::Membership(bytes) => match log::Membership::decode(bytes.clone()) {
@@ -131,6 +132,10 @@ fn inspect_state(member_dir: &Path) -> io::Result<Value> {
         .map(log::StoredMembership::decode)
         .transpose()?
         .and_then(|stored| stored.membership);
+    let hash = match applied {
+        Some(applied) => state_hash::known(row(STATE_HASH_KEY)?, applied)?,
+        None => None,
+    };
     let (rev_rows, rev_bytes, newest) = count(&*view, Table::Rev)?;
     let (meta_rows, meta_bytes, _) = count(&*view, Table::Meta)?;
     // The first eight bytes of a revision key are the revision.
@@ -138,6 +143,7 @@ fn inspect_state(member_dir: &Path) -> io::Result<Value> {
     Ok(json!({
         "directory": name,
         "applied": applied.map(|id| json!({ "term": id.term, "index": id.index })),
+        "state_hash": hash.map(|hash| format!("{:016x}", hash.hash)),
         "membership": membership.as_ref().map(membership_json),
         "newest_revision_row": newest.map(u64::from_be_bytes),
         "revision_rows": { "count": rev_rows, "bytes": rev_bytes },

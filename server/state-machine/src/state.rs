@@ -58,7 +58,7 @@ impl State {
     pub fn apply(&mut self, term: u64, command: &Command, archive: &dyn Archive) -> Applied {
         let mut changes = Changes::default();
         let outcome = match &command.op {
-            None => Ok(Response::Done),
+            None | Some(Op::BeginStateHash(_)) => Ok(Response::Done),
             Some(Op::Put(request)) => self.put(request, &mut changes),
             Some(Op::DeleteRange(request)) => self.delete_range(request, &mut changes),
             Some(Op::Txn(request)) => self.txn(request, archive, &mut changes),

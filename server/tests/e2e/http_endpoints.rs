@@ -1,5 +1,7 @@
 //! The plain HTTP pages on the client port, over HTTP/1.1 and over HTTP/2 without TLS.
 
+use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
@@ -274,4 +276,68 @@ async fn other_methods_than_get_are_refused_and_unknown_paths_not_found() {
         assert!(page.headers.contains("allow: get"), "{}", page.headers);
     }
     assert_eq!(http1(member, "GET", "/nothing/here").await.status, 404);
+}
+
+/// What the state of a member hashed to after each entry.
+async fn state_hashes(member: &Member) -> BTreeMap<u64, String> {
+    let page = http1(member, "GET", "/debug/state-hashes").await;
+    let page: serde_json::Value = serde_json::from_str(&page.body).expect("JSON");
+    let hashes = page["hashes"].as_array().expect("a list");
+    let hash = |hash: &serde_json::Value| {
+        let index = hash["index"].as_u64().expect("an index");
+        (index, hash["hash"].as_str().expect("a hash").to_owned())
+    };
+    hashes.iter().map(hash).collect()
+}
+
+#[tokio::test]
+async fn members_tell_the_same_state_hashes_also_after_a_restart() {
+    let mut cluster = Cluster::start(&baton(), 3)
+        .await
+        .expect("the cluster starts");
+    for number in 0..30 {
+        let client = cluster.members[number % 3].client();
+        client.put("k", number.to_string()).await.expect("put");
+    }
+    assert!(
+        cluster.members[2]
+            .terminate()
+            .await
+            .expect("an end")
+            .success()
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_batond"))
+        .arg("inspect")
+        .arg(cluster.members[2].data_directory())
+        .output()
+        .expect("it runs");
+    let stored: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let applied = stored["state"]["applied"]["index"]
+        .as_u64()
+        .expect("a position");
+    let other = state_hashes(&cluster.members[0]).await;
+    assert_eq!(stored["state"]["state_hash"], other[&applied]);
+
+    cluster.members[2].start().expect("it starts");
+    cluster.ready().await.expect("all are ready");
+    cluster.members[1]
+        .client()
+        .put("k", "last")
+        .await
+        .expect("put");
+    let mut all = Vec::new();
+    for member in &cluster.members {
+        let request = pb::RangeRequest {
+            key: "k".into(),
+            ..Default::default()
+        };
+        let mut kv = member.client().kv();
+        kv.range(request).await.expect("a linearizable read");
+        all.push(state_hashes(member).await);
+    }
+    let last = *all[1].keys().next_back().expect("hashes");
+    for (index, hash) in &all[2] {
+        assert_eq!(all[0].get(index), Some(hash), "after entry {index}");
+    }
+    assert!(all.iter().all(|hashes| hashes.contains_key(&last)));
 }

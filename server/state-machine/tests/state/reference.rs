@@ -376,7 +376,9 @@ impl Model {
                 }
                 Response::Done
             }
-            Op::Alarm(_) | Op::Publish(_) => unreachable!("not generated"),
+            Op::Alarm(_) | Op::Publish(_) | Op::BeginStateHash(_) => {
+                unreachable!("not generated")
+            }
         })
     }
 
