@@ -3,8 +3,11 @@
 //! The same workloads run against real processes and in simulation: they know a member only as something to dial, take time
 //! from tokio's clock and chance from the seed.
 
+pub mod append;
 pub mod maintenance;
 pub mod overload;
+pub mod register;
+pub mod requests;
 pub mod stream;
 pub mod watch;
 pub mod witness;
@@ -27,9 +30,9 @@ pub async fn start(load: &Load, mut context: Context) {
         Workload::Watch => watch::run(context, clients).await,
         Workload::Maintenance => maintenance::run(context, clients).await,
         Workload::Overload => overload::run(context, clients).await,
-        Workload::Register
-        | Workload::Append
-        | Workload::Lease
+        Workload::Register => register::run(context, clients).await,
+        Workload::Append => append::run(context, clients).await,
+        Workload::Lease
         | Workload::Lock
         | Workload::Election
         | Workload::Queue

@@ -1,0 +1,630 @@
+//! Mutations about keys, revisions and the order of operations.
+
+use baton_proto::etcdserverpb as pb;
+use bytes::Bytes;
+use pb::range_request::SortTarget;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+
+use super::Mutation;
+use super::evidence::{add_revision, change_answer, change_events, draw, model, revision_of};
+use super::honest::{self, Shape};
+use crate::check::effects::{self, Kind};
+use crate::check::known::Known;
+use crate::check::{real_time, revisions};
+use crate::history::{Answer, History, Operation, Outcome, Request};
+use crate::model::Change;
+
+fn history(seed: u64) -> History {
+    honest::history(seed, Shape::default())
+}
+
+/// A row of the table.
+const fn row(
+    name: &'static str,
+    checker: &'static str,
+    mutate: fn(&mut History, &mut SmallRng) -> bool,
+) -> Mutation {
+    Mutation {
+        name,
+        checker,
+        history,
+        mutate,
+    }
+}
+
+/// All of them.
+pub const MUTATIONS: &[Mutation] = &[
+    row(
+        "no member tells of a revision",
+        revisions::CHECKER,
+        lose_revision,
+    ),
+    row(
+        "a member tells only half of a transaction",
+        revisions::CHECKER,
+        tear_at_one,
+    ),
+    row(
+        "half of a transaction never happened",
+        revisions::CHECKER,
+        tear_everywhere,
+    ),
+    row(
+        "a transaction's effects are in another order",
+        revisions::CHECKER,
+        reorder,
+    ),
+    row(
+        "a member has another value",
+        revisions::CHECKER,
+        other_value,
+    ),
+    row(
+        "versions are counted wrong",
+        revisions::CHECKER,
+        miscount_versions,
+    ),
+    row(
+        "an event has another value before it",
+        revisions::CHECKER,
+        wrong_event_before,
+    ),
+    row(
+        "an acknowledged write is forgotten and its revision used again",
+        revisions::CHECKER,
+        forget_write,
+    ),
+    row(
+        "an acknowledged write is done twice",
+        revisions::CHECKER,
+        repeat_acknowledged,
+    ),
+    row(
+        "a write of unknown outcome is done twice",
+        revisions::CHECKER,
+        repeat_unknown,
+    ),
+    row(
+        "a write is there before it was called",
+        revisions::CHECKER,
+        happen_too_early,
+    ),
+    row("a refused write is done", revisions::CHECKER, do_refused),
+    row(
+        "a write that nobody asked for is there",
+        revisions::CHECKER,
+        invent,
+    ),
+    row(
+        "the end of a lease leaves one of its keys",
+        revisions::CHECKER,
+        leave_leased,
+    ),
+    row(
+        "a write says the revision before its own",
+        revisions::CHECKER,
+        lower_revision,
+    ),
+    row("a read returns an old value", revisions::CHECKER, old_value),
+    row(
+        "a range leaves a key out",
+        revisions::CHECKER,
+        leave_key_out,
+    ),
+    row("a range is not sorted", revisions::CHECKER, unsort),
+    row("a range counts wrong", revisions::CHECKER, miscount),
+    row(
+        "a range does not say that there is more",
+        revisions::CHECKER,
+        no_more,
+    ),
+    row(
+        "a write returns another value from before it",
+        revisions::CHECKER,
+        wrong_before,
+    ),
+    row(
+        "a deletion counts wrong",
+        revisions::CHECKER,
+        miscount_deleted,
+    ),
+    row(
+        "a comparison comes out wrong",
+        revisions::CHECKER,
+        wrong_branch,
+    ),
+    row(
+        "a linearizable read is of an old revision",
+        real_time::CHECKER,
+        stale_read,
+    ),
+    row(
+        "a serializable read goes back on its member",
+        real_time::CHECKER,
+        go_back,
+    ),
+    row("a member's term goes back", real_time::CHECKER, lower_term),
+    row("a member changes its id", real_time::CHECKER, change_id),
+];
+
+/// A revision, drawn, that is the work of an acknowledged transaction with more than one effect.
+fn several(history: &History, chance: &mut SmallRng) -> Option<i64> {
+    let model = model(history);
+    let acknowledged = history.answered().filter_map(|(operation, answer)| {
+        let revision = answer.header().revision;
+        let wrote = effects::kind(operation) == Some(Kind::Write);
+        (wrote && model.changes(revision).len() > 1).then_some(revision)
+    });
+    acknowledged.choose(chance)
+}
+
+fn lose_revision(history: &mut History, chance: &mut SmallRng) -> bool {
+    let end = model(history).revision();
+    if end < 4 {
+        return false;
+    }
+    let lost = chance.random_range(3..end);
+    change_events(history, |events| {
+        events.retain(|event| revision_of(event) != lost);
+    });
+    true
+}
+
+fn tear_at_one(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(torn) = several(history, chance) else {
+        return false;
+    };
+    let mut done = false;
+    change_events(history, |events| {
+        let last = events.iter().rposition(|event| revision_of(event) == torn);
+        if let Some(last) = last
+            && !done
+        {
+            events.remove(last);
+            done = true;
+        }
+    });
+    done
+}
+
+fn tear_everywhere(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(torn) = several(history, chance) else {
+        return false;
+    };
+    change_events(history, |events| {
+        if let Some(last) = events.iter().rposition(|event| revision_of(event) == torn) {
+            events.remove(last);
+        }
+    });
+    true
+}
+
+fn reorder(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(revision) = several(history, chance) else {
+        return false;
+    };
+    change_events(history, |events| {
+        let first = events
+            .iter()
+            .position(|event| revision_of(event) == revision);
+        if let Some(first) = first {
+            events.swap(first, first + 1);
+        }
+    });
+    true
+}
+
+/// A revision, drawn, that begins with a put.
+fn put(history: &History, chance: &mut SmallRng) -> Option<i64> {
+    let model = model(history);
+    (2..=model.revision())
+        .filter(|revision| matches!(model.changes(*revision), [Change::Put(_), ..]))
+        .choose(chance)
+}
+
+fn other_value(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(revision) = put(history, chance) else {
+        return false;
+    };
+    let mut done = false;
+    change_events(history, |events| {
+        let event = events
+            .iter_mut()
+            .find(|event| revision_of(event) == revision);
+        if let Some(kv) = event.and_then(|event| event.kv.as_mut())
+            && !done
+        {
+            kv.value = Bytes::from_static(b"another");
+            done = true;
+        }
+    });
+    done
+}
+
+fn miscount_versions(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(revision) = put(history, chance) else {
+        return false;
+    };
+    change_events(history, |events| {
+        let event = events
+            .iter_mut()
+            .find(|event| revision_of(event) == revision);
+        if let Some(kv) = event.and_then(|event| event.kv.as_mut()) {
+            kv.version += 1;
+        }
+    });
+    true
+}
+
+fn wrong_event_before(history: &mut History, chance: &mut SmallRng) -> bool {
+    let Some(revision) = put(history, chance) else {
+        return false;
+    };
+    let mut done = false;
+    change_events(history, |events| {
+        for event in events {
+            if revision_of(event) >= revision
+                && let Some(before) = &mut event.prev_kv
+            {
+                before.value = Bytes::from_static(b"another");
+                done = true;
+                return;
+            }
+        }
+    });
+    done
+}
+
+fn forget_write(history: &mut History, chance: &mut SmallRng) -> bool {
+    let end = model(history).revision();
+    let forgotten = draw(history, chance, |operation| {
+        matches!(&operation.outcome, Outcome::Ok(Answer::Put(answer))
+            if answer.header.unwrap_or_default().revision < end)
+    });
+    let Some(at) = forgotten else {
+        return false;
+    };
+    let Outcome::Ok(answer) = &history.operations[at].outcome else {
+        return false;
+    };
+    let forgotten = answer.header().revision;
+    change_events(history, |events| {
+        events.retain(|event| revision_of(event) != forgotten);
+        for kv in events.iter_mut().filter_map(|event| event.kv.as_mut()) {
+            if kv.mod_revision > forgotten {
+                kv.mod_revision -= 1;
+            }
+        }
+    });
+    true
+}
+
+/// Does again what a drawn put did, of those for which `wanted` holds.
+fn repeat(
+    history: &mut History,
+    chance: &mut SmallRng,
+    wanted: impl Fn(&Outcome, bool) -> bool,
+) -> bool {
+    let model = model(history);
+    let values: Vec<Bytes> = (2..=model.revision())
+        .flat_map(|revision| model.changes(revision))
+        .filter_map(|change| match change {
+            Change::Put(kv) => Some(kv.value.clone()),
+            Change::Delete(_) => None,
+        })
+        .collect();
+    let drawn = draw(history, chance, |operation| match &operation.request {
+        Request::Put(put) if !put.ignore_value => {
+            wanted(&operation.outcome, values.contains(&put.value))
+        }
+        _ => false,
+    });
+    let Some(at) = drawn else {
+        return false;
+    };
+    let Request::Put(put) = history.operations[at].request.clone() else {
+        return false;
+    };
+    add_revision(history, |draft| {
+        draft.set(&put.key, put.value, put.lease);
+    });
+    true
+}
+
+fn repeat_acknowledged(history: &mut History, chance: &mut SmallRng) -> bool {
+    repeat(history, chance, |outcome, _| {
+        matches!(outcome, Outcome::Ok(_))
+    })
+}
+
+fn repeat_unknown(history: &mut History, chance: &mut SmallRng) -> bool {
+    repeat(history, chance, |outcome, happened| {
+        matches!(outcome, Outcome::Unknown(_)) && happened
+    })
+}
+
+fn do_refused(history: &mut History, chance: &mut SmallRng) -> bool {
+    repeat(history, chance, |outcome, _| {
+        matches!(outcome, Outcome::Failed(_))
+    })
+}
+
+fn happen_too_early(history: &mut History, chance: &mut SmallRng) -> bool {
+    let model = model(history);
+    let known = Known::of(history);
+    let mut happened = Vec::new();
+    for revision in 2..=model.revision() {
+        for change in model.changes(revision) {
+            if let Change::Put(kv) = change {
+                happened.push((kv.value.clone(), known.made(revision)));
+            }
+        }
+    }
+    let made = |operation: &Operation| match &operation.request {
+        Request::Put(put) => happened.iter().find(|(value, _)| *value == put.value),
+        _ => None,
+    };
+    let drawn = draw(history, chance, |operation| {
+        matches!(operation.outcome, Outcome::Unknown(_)) && made(operation).is_some()
+    });
+    let Some(at) = drawn else {
+        return false;
+    };
+    let Some((_, made)) = made(&history.operations[at]) else {
+        return false;
+    };
+    history.operations[at].called = made + 1;
+    true
+}
+
+fn invent(history: &mut History, _: &mut SmallRng) -> bool {
+    add_revision(history, |draft| {
+        draft.set(
+            &Bytes::from_static(b"register/x"),
+            Bytes::from_static(b"invented"),
+            0,
+        );
+    });
+    true
+}
+
+fn leave_leased(history: &mut History, chance: &mut SmallRng) -> bool {
+    let model = model(history);
+    let end = (2..=model.revision())
+        .filter(|revision| {
+            let changes = model.changes(*revision);
+            changes.len() > 1 && changes.iter().all(|c| c.key().starts_with(b"lease/"))
+        })
+        .choose(chance);
+    let Some(end) = end else {
+        return false;
+    };
+    change_events(history, |events| {
+        if let Some(first) = events.iter().position(|event| revision_of(event) == end) {
+            events.remove(first);
+        }
+    });
+    true
+}
+
+/// The header of an answer about keys.
+fn header(answer: &mut Answer) -> Option<&mut pb::ResponseHeader> {
+    match answer {
+        Answer::Range(answer) => answer.header.as_mut(),
+        Answer::Put(answer) => answer.header.as_mut(),
+        Answer::DeleteRange(answer) => answer.header.as_mut(),
+        Answer::Txn(answer) => answer.header.as_mut(),
+        _ => None,
+    }
+}
+
+fn lower_revision(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |operation, answer| {
+        if effects::kind(operation) != Some(Kind::Write) {
+            return false;
+        }
+        header(answer).is_some_and(|header| {
+            header.revision -= 1;
+            true
+        })
+    })
+}
+
+fn old_value(history: &mut History, chance: &mut SmallRng) -> bool {
+    let model = model(history);
+    change_answer(history, chance, |operation, answer| {
+        let (Request::Range(request), Answer::Range(answer)) = (&operation.request, answer) else {
+            return false;
+        };
+        if request.keys_only || request.serializable {
+            return false;
+        }
+        let Some(kv) = answer.kvs.first_mut() else {
+            return false;
+        };
+        match model.get(&kv.key, kv.mod_revision - 1) {
+            Some(old) => {
+                *kv = old.clone();
+                true
+            }
+            None => false,
+        }
+    })
+}
+
+fn leave_key_out(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |_, answer| {
+        let Answer::Range(answer) = answer else {
+            return false;
+        };
+        answer.kvs.pop().is_some()
+    })
+}
+
+fn unsort(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |operation, answer| {
+        let (Request::Range(request), Answer::Range(answer)) = (&operation.request, answer) else {
+            return false;
+        };
+        if answer.kvs.len() < 2 || request.sort_target() != SortTarget::Key {
+            return false;
+        }
+        answer.kvs.swap(0, 1);
+        true
+    })
+}
+
+fn miscount(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |_, answer| {
+        let Answer::Range(answer) = answer else {
+            return false;
+        };
+        answer.count += 1;
+        true
+    })
+}
+
+fn no_more(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |_, answer| match answer {
+        Answer::Range(answer) if answer.more => {
+            answer.more = false;
+            true
+        }
+        _ => false,
+    })
+}
+
+fn wrong_before(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |_, answer| {
+        let before = match answer {
+            Answer::Put(answer) => answer.prev_kv.as_mut(),
+            Answer::DeleteRange(answer) => answer.prev_kvs.first_mut(),
+            _ => None,
+        };
+        before.is_some_and(|before| {
+            before.value = Bytes::from_static(b"another");
+            true
+        })
+    })
+}
+
+fn miscount_deleted(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |_, answer| {
+        let Answer::DeleteRange(answer) = answer else {
+            return false;
+        };
+        answer.deleted += 1;
+        true
+    })
+}
+
+fn wrong_branch(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_answer(history, chance, |operation, answer| {
+        let Answer::Txn(answer) = answer else {
+            return false;
+        };
+        if effects::kind(operation) == Some(Kind::Write) {
+            return false;
+        }
+        answer.succeeded = !answer.succeeded;
+        true
+    })
+}
+
+/// Answers a read again, from an older revision, which the header names honestly.
+fn read_again_at(history: &mut History, at: usize, revision: i64) -> bool {
+    let model = model(history);
+    let operation = &mut history.operations[at];
+    let mut draft = model.draft(revision);
+    let (Some(Ok(mut again)), Outcome::Ok(answer)) = (
+        effects::evaluate(&operation.request, &mut draft),
+        &mut operation.outcome,
+    ) else {
+        return false;
+    };
+    if !draft.into_changes().is_empty() {
+        return false;
+    }
+    let mut was = answer.header();
+    was.revision = revision;
+    match &mut again {
+        Answer::Range(again) => again.header = Some(was),
+        Answer::Txn(again) => again.header = Some(was),
+        _ => return false,
+    }
+    *answer = again;
+    true
+}
+
+fn stale_read(history: &mut History, chance: &mut SmallRng) -> bool {
+    let known = Known::of(history);
+    let drawn = draw(history, chance, |operation| {
+        effects::kind(operation) == Some(Kind::Read)
+            && known.before(operation.called) > 2
+            && effects::old_revisions(&operation.request).is_empty()
+    });
+    drawn.is_some_and(|at| {
+        let floor = known.before(history.operations[at].called);
+        read_again_at(history, at, floor - 1)
+    })
+}
+
+fn go_back(history: &mut History, chance: &mut SmallRng) -> bool {
+    let shape = Shape {
+        faults: false,
+        ..Shape::default()
+    };
+    *history = honest::history(chance.random(), shape);
+    let shown = |operation: &Operation| {
+        history
+            .answered()
+            .filter(|(other, _)| {
+                other.member == operation.member
+                    && other.returned < operation.called
+                    && effects::kind(other).is_some()
+            })
+            .map(|(_, answer)| answer.header().revision)
+            .max()
+            .unwrap_or_default()
+    };
+    let drawn = draw(history, chance, |operation| {
+        effects::kind(operation) == Some(Kind::SerializableRead)
+            && shown(operation) > 2
+            && effects::old_revisions(&operation.request).is_empty()
+    });
+    let Some(at) = drawn else {
+        return false;
+    };
+    let shown = shown(&history.operations[at]);
+    read_again_at(history, at, shown - 1)
+}
+
+fn lower_term(history: &mut History, _: &mut SmallRng) -> bool {
+    let last = history
+        .operations
+        .iter_mut()
+        .rfind(|operation| effects::kind(operation).is_some());
+    let Some(Outcome::Ok(answer)) = last.map(|operation| &mut operation.outcome) else {
+        return false;
+    };
+    header(answer).is_some_and(|header| {
+        header.raft_term = 1;
+        true
+    })
+}
+
+fn change_id(history: &mut History, _: &mut SmallRng) -> bool {
+    let last = history
+        .operations
+        .iter_mut()
+        .rfind(|operation| effects::kind(operation).is_some());
+    let Some(Outcome::Ok(answer)) = last.map(|operation| &mut operation.outcome) else {
+        return false;
+    };
+    header(answer).is_some_and(|header| {
+        header.member_id = 0xbad;
+        true
+    })
+}
