@@ -6,7 +6,9 @@
 pub mod agree;
 pub mod effects;
 mod explain;
+pub mod faults;
 pub mod known;
+pub mod processes;
 pub mod real_time;
 pub mod revisions;
 pub mod witness;
@@ -17,7 +19,12 @@ use crate::verdict::Judgement;
 
 /// Everything that there is to judge about a run.
 pub fn judge_all(history: &History, _plan: &Plan) -> Vec<Judgement> {
-    vec![revisions::judge(history), real_time::judge(history)]
+    vec![
+        revisions::judge(history),
+        real_time::judge(history),
+        faults::judge(history),
+        processes::judge(history),
+    ]
 }
 
 #[cfg(test)]

@@ -2,4 +2,13 @@
 //!
 //! Every fault proves that it took hold and that it is gone. What a host cannot do is skipped by name.
 
+pub mod boxed;
+pub mod cluster;
+pub mod crossing;
+pub mod disk;
+pub mod episode;
 pub mod host;
+pub mod nemesis;
+pub mod net;
+pub mod node;
+pub mod tool;

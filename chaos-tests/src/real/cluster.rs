@@ -1,0 +1,286 @@
+//! A cluster of real processes, and what can be seen of it from outside.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::boxed::Boxed;
+use super::disk::Disk;
+use super::net::{self, PEER_PORT, Place};
+use super::node::{LOOK_AGAIN, Layout, Node};
+use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, nanos};
+use crate::plan::Plan;
+
+/// How often each member is asked for its status.
+const OBSERVE: Duration = Duration::from_millis(250);
+
+/// How often the harness looks whether it runs itself.
+const HEARTBEAT: Duration = Duration::from_millis(20);
+
+/// From here on a pause of the harness is worth a record.
+const STALL: Duration = Duration::from_millis(200);
+
+/// The longest that a cluster may take to start.
+const START: Duration = Duration::from_secs(60);
+
+/// Control groups that every member gets, where the host has them.
+const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
+
+/// What a member said of itself last.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    leads: bool,
+    term: u64,
+    at: Instant,
+}
+
+/// A cluster. Dropping it ends its processes.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The members, in the order of their numbers.
+    pub nodes: Vec<Arc<Node>>,
+    boxed: Boxed,
+    seen: Arc<Mutex<BTreeMap<Member, Seen>>>,
+    observers: JoinSet<()>,
+    groups: Vec<PathBuf>,
+}
+
+impl Cluster {
+    /// Lays the network and the disks of a plan's cluster out, with the directories of the members under `directory`, and
+    /// starts nothing.
+    ///
+    /// # Errors
+    /// The host cannot do what the plan asks for.
+    pub async fn lay_out(
+        boxed: Boxed,
+        plan: &Plan,
+        server: &Path,
+        environment: impl Fn(Member, &Path) -> Vec<(OsString, OsString)>,
+        directory: &Path,
+        recorder: &Recorder,
+    ) -> Result<Self> {
+        net::build(plan.members).await?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            boxed,
+            seen: Arc::default(),
+            observers: JoinSet::new(),
+            groups: Vec::new(),
+        };
+        for member in 1..=plan.members {
+            let home = directory.join(format!("m{member}"));
+            fs::create_dir_all(&home)?;
+            let disk = Disk::make(&home.join("disk.img"), &home.join("disk"), plan.server.disk)
+                .await
+                .with_context(|| format!("cannot make a disk for m{member}"))?;
+            let groups = if boxed.privileged() {
+                make_groups(member)
+            } else {
+                Vec::new()
+            };
+            cluster.groups.extend(groups.iter().cloned());
+            let layout = Layout {
+                member,
+                environment: environment(member, &home),
+                home,
+                disk,
+                server: server.to_owned(),
+                arguments: arguments(plan, member),
+                groups,
+            };
+            cluster.nodes.push(Arc::new(Node::new(layout, recorder)));
+        }
+        Ok(cluster)
+    }
+
+    /// Starts every member, waits until each of them serves, and goes on observing them.
+    ///
+    /// # Errors
+    /// A process ends or does not serve within a minute; the error carries its last words.
+    pub async fn start(&mut self, recorder: &Recorder) -> Result<()> {
+        for node in &self.nodes {
+            node.start()?;
+        }
+        for node in &self.nodes {
+            if !node.answers(START).await {
+                bail!("m{} does not serve: {}", node.member, node.last_words());
+            }
+        }
+        for node in &self.nodes {
+            self.observers
+                .spawn(observe(node.clone(), self.seen.clone(), recorder.clone()));
+        }
+        self.observers.spawn(watch_the_harness(recorder.clone()));
+        let began = Instant::now();
+        while self.leader().is_none() {
+            if began.elapsed() > START {
+                bail!("no leader after {START:?}");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// What made it possible.
+    pub fn boxed(&self) -> Boxed {
+        self.boxed
+    }
+
+    /// A member.
+    pub fn node(&self, member: Member) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|node| node.member == member)
+    }
+
+    /// Who said last that it leads, in the highest term of those who did.
+    pub fn leader(&self) -> Option<Member> {
+        let seen = self.seen.lock();
+        let leading = seen
+            .iter()
+            .filter(|(_, seen)| seen.leads && seen.at.elapsed() < Duration::from_secs(1));
+        leading
+            .max_by_key(|(_, seen)| seen.term)
+            .map(|(member, _)| *member)
+    }
+
+    /// Waits for a leader for a while.
+    pub async fn await_leader(&self, limit: Duration) -> Option<Member> {
+        let began = Instant::now();
+        loop {
+            if let Some(leader) = self.leader() {
+                return Some(leader);
+            }
+            if began.elapsed() > limit {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Ends everything: processes at once, and disks; images are removed unless `keep_disks`.
+    ///
+    /// # Errors
+    /// A disk is still in use.
+    pub async fn end(mut self, keep_disks: bool) -> Result<()> {
+        self.observers.shutdown().await;
+        for node in &self.nodes {
+            node.scan_log();
+            node.kill().await;
+        }
+        for disk in self.nodes.iter().filter_map(|node| node.disk.as_ref()) {
+            if keep_disks {
+                disk.unmount().await?;
+            } else {
+                disk.discard().await?;
+            }
+        }
+        for group in &self.groups {
+            // One that something lives in is left to the next reboot.
+            let _ = fs::remove_dir(group);
+        }
+        Ok(())
+    }
+}
+
+/// The control groups of a member, as far as the host lets anybody make some.
+fn make_groups(member: Member) -> Vec<PathBuf> {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let number: String = namespace
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    CONTROLLERS
+        .iter()
+        .map(|controller| {
+            Path::new("/sys/fs/cgroup")
+                .join(controller)
+                .join(format!("chaos-{number}-m{member}"))
+        })
+        .filter(|group| fs::create_dir(group).is_ok())
+        .collect()
+}
+
+fn arguments(plan: &Plan, member: Member) -> Vec<OsString> {
+    let address = |member| Place::Member(member).address();
+    let client = format!("http://{}:{}", address(member), net::CLIENT_PORT);
+    let peer = |member| format!("http://{}:{PEER_PORT}", address(member));
+    let cluster: Vec<String> = (1..=plan.members)
+        .map(|member| format!("m{member}={}", peer(member)))
+        .collect();
+    let server = &plan.server;
+    let own = [
+        format!("--name=m{member}"),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={}", peer(member)),
+        format!("--initial-advertise-peer-urls={}", peer(member)),
+        format!("--initial-cluster={}", cluster.join(",")),
+        "--initial-cluster-state=new".to_owned(),
+        "--initial-cluster-token=chaos".to_owned(),
+        format!("--heartbeat-interval={}", server.heartbeat_ms),
+        format!("--election-timeout={}", server.election_ms),
+        format!("--snapshot-count={}", server.snapshot_count),
+    ];
+    own.iter()
+        .chain(&server.flags)
+        .map(OsString::from)
+        .collect()
+}
+
+/// Asks a member for its status a few times a second, and looks at its log.
+async fn observe(node: Arc<Node>, seen: Arc<Mutex<BTreeMap<Member, Seen>>>, recorder: Recorder) {
+    let mut ticks = tokio::time::interval(OBSERVE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.scan_log();
+        let Ok(status) = node.status().await else {
+            continue;
+        };
+        let header = status.header.unwrap_or_default();
+        let leads = status.leader == header.member_id;
+        seen.lock().insert(
+            node.member,
+            Seen {
+                leads,
+                term: status.raft_term,
+                at: Instant::now(),
+            },
+        );
+        recorder.add(Record::Member(MemberStep {
+            member: node.member,
+            at: recorder.now(),
+            event: MemberEvent::Status {
+                leads,
+                term: status.raft_term,
+                applied_index: status.raft_applied_index,
+                revision: header.revision,
+            },
+        }));
+    }
+}
+
+/// Records when nothing of the harness ran for a while.
+async fn watch_the_harness(recorder: Recorder) {
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let pause = last.elapsed();
+        if pause > STALL {
+            let at = recorder.now();
+            recorder.add(Record::Stalled {
+                at,
+                nanos: nanos(pause),
+            });
+        }
+        last = Instant::now();
+    }
+}

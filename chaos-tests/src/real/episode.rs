@@ -1,0 +1,241 @@
+//! A plan, played with real processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::boxed::Boxed;
+use super::cluster::Cluster;
+use super::nemesis::Scene;
+use super::net::{self, Place};
+use crate::check;
+use crate::history::{History, Recorder};
+use crate::plan::Plan;
+use crate::run::{Made, write_json};
+use crate::verdict::{Judgement, Outcome, Verdict};
+use crate::workload::witness::Witnesses;
+use crate::workload::{self, Context};
+
+/// When a client gives a call up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the load goes on after everything is healed and the cluster answers again.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// How long a healed cluster may take until all members answer and one leads. What comes of a cluster that takes longer is
+/// for the checkers: the run goes on.
+const RECOVERY: Duration = Duration::from_secs(45);
+
+/// How long clients may take to end their work.
+const WINDING_UP: Duration = Duration::from_secs(60);
+
+/// How long witnesses may take to see the last revision.
+const CATCHING_UP: Duration = Duration::from_secs(20);
+
+/// Plays a plan with members that run `server` and leaves everything in `directory`: plan, history, logs and verdict.
+///
+/// SIGINT and SIGTERM end load and faults early; what was seen until then is judged.
+///
+/// # Errors
+/// The cluster cannot be made or started, or something cannot be written: there is nothing to judge.
+pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) -> Result<Verdict> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let directory = fs::canonicalize(directory)?;
+    let server = fs::canonicalize(server)
+        .with_context(|| format!("there is no server at {}", server.display()))?;
+    write_json(&directory.join("plan.json"), plan)?;
+    let recorder = Recorder::begin();
+    made(&server)?.save(&directory)?;
+    let members = directory.join("members");
+    let mut cluster =
+        Cluster::lay_out(boxed, plan, &server, |_, _| Vec::new(), &members, &recorder).await?;
+    let began = cluster.start(&recorder).await;
+    let cluster = Arc::new(cluster);
+    let mut errors = Vec::new();
+    if began.is_ok() {
+        errors = drive(plan, &cluster, &recorder).await;
+    }
+    recorder.save(&directory.join("history.jsonl"))?;
+    began?;
+    let mut verdict = judge(recorder.history(), plan).await;
+    if !errors.is_empty() {
+        let mut harness = Judgement::new("harness", "The run went as planned.");
+        harness.harness_errors = errors;
+        verdict.judgements.push(harness);
+        verdict = Verdict::of(verdict.judgements, &plan.gates);
+    }
+    write_json(&directory.join("verdict.json"), &verdict)?;
+    let cluster = Arc::into_inner(cluster).context("somebody still works on the cluster")?;
+    cluster.end(verdict.outcome != Outcome::Valid).await?;
+    Ok(verdict)
+}
+
+fn made(server: &Path) -> Result<Made> {
+    let output = Command::new(server).arg("--version").output();
+    let output = output.with_context(|| format!("cannot run {}", server.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(Made::Real {
+        server: server.to_owned(),
+        version: said.lines().collect::<Vec<_>>().join("; "),
+        began_unix_us: u64::try_from(since.as_micros())?,
+    })
+}
+
+/// Load and faults, then healing and a last look. Returns what went wrong with the harness.
+async fn drive(plan: &Plan, cluster: &Arc<Cluster>, recorder: &Recorder) -> Vec<String> {
+    let mut errors = Vec::new();
+    let (stop, stopped) = watch::channel(false);
+    let (over, is_over) = watch::channel(false);
+    let context = Context {
+        dial: net::dial(Place::Clients),
+        members: plan.members,
+        recorder: recorder.clone(),
+        seed: plan.seed,
+        patience: PATIENCE,
+        pause: Duration::ZERO,
+        stop: stopped,
+    };
+    let mut witnesses = Witnesses::start(&context);
+    let mut loads = JoinSet::new();
+    for load in &plan.workloads {
+        let (load, context) = (load.clone(), context.clone());
+        loads.spawn(async move { workload::start(&load, context).await });
+    }
+    let scene = Arc::new(Scene::new(
+        cluster.clone(),
+        recorder.clone(),
+        context.dial.clone(),
+        plan.seed,
+        is_over.clone(),
+    ));
+    let began = Instant::now();
+    let mut faults = JoinSet::new();
+    for (number, planned) in plan.faults.iter().cloned().enumerate() {
+        let scene = scene.clone();
+        let mut over = is_over.clone();
+        faults.spawn(async move {
+            let begins = began + Duration::from_millis(planned.at_ms);
+            let ends = over.wait_for(|over| *over);
+            let in_time = tokio::time::timeout_at(begins, ends).await.is_err();
+            if in_time {
+                scene.play(number, planned).await;
+            }
+        });
+    }
+    pass(Duration::from_millis(plan.duration_ms)).await;
+    over.send_replace(true);
+    while let Some(fault) = faults.join_next().await {
+        if let Err(error) = fault {
+            errors.push(format!("a fault crashed: {error}"));
+        }
+    }
+    if let Err(error) = heal(cluster).await {
+        errors.push(format!("cannot heal everything: {error:#}"));
+    }
+    recover(cluster).await;
+    tokio::time::sleep(AFTERMATH).await;
+    stop.send_replace(true);
+    let winding_up = async {
+        while let Some(load) = loads.join_next().await {
+            if let Err(error) = load {
+                errors.push(format!("a workload crashed: {error}"));
+            }
+        }
+    };
+    if tokio::time::timeout(WINDING_UP, winding_up).await.is_err() {
+        errors.push(format!(
+            "a workload goes on {WINDING_UP:?} after it was to end"
+        ));
+    }
+    let last = last_revision(cluster).await;
+    let everybody: Vec<u64> = (1..=plan.members).collect();
+    witnesses.reach(&everybody, last, CATCHING_UP).await;
+    witnesses.stop().await;
+    errors
+}
+
+/// Waits, or until somebody wants the run to end.
+async fn pass(time: Duration) {
+    let (Ok(mut interrupted), Ok(mut terminated)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return tokio::time::sleep(time).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
+    }
+}
+
+/// Takes back whatever faults may have left.
+async fn heal(cluster: &Cluster) -> Result<()> {
+    net::remove_all_rules().await?;
+    for node in &cluster.nodes {
+        node.signal(rustix::process::Signal::CONT);
+        if !node.runs() {
+            node.start()?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all members answer and one leads, for a while.
+async fn recover(cluster: &Cluster) {
+    let began = Instant::now();
+    for node in &cluster.nodes {
+        node.answers(RECOVERY.saturating_sub(began.elapsed())).await;
+    }
+    cluster
+        .await_leader(RECOVERY.saturating_sub(began.elapsed()))
+        .await;
+}
+
+/// The newest revision that a member knows of.
+async fn last_revision(cluster: &Cluster) -> i64 {
+    let mut last = 0;
+    for node in &cluster.nodes {
+        if let Ok(status) = node.status().await {
+            last = last.max(status.header.unwrap_or_default().revision);
+        }
+    }
+    last
+}
+
+/// Has all checkers judge the history, away from the threads that drive things; one that crashes is the harness's fault.
+pub async fn judge(history: History, plan: &Plan) -> Verdict {
+    let judged = plan.clone();
+    let task = tokio::task::spawn_blocking(move || check::judge_all(&history, &judged));
+    let judgements = task.await.unwrap_or_else(|error| {
+        let mut harness = Judgement::new("harness", "Every checker comes to an end.");
+        let error = format!("a checker crashed: {error}");
+        harness.harness_errors.push(error);
+        vec![harness]
+    });
+    Verdict::of(judgements, &plan.gates)
+}
+
+/// The server that is judged when none is named: `batond` beside this program, or in `$PATH`.
+///
+/// # Errors
+/// There is none.
+pub fn default_server() -> Result<PathBuf, String> {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join("batond")));
+    match beside.filter(|server| server.is_file()) {
+        Some(server) => Ok(server),
+        None => super::host::program("batond"),
+    }
+}

@@ -1,0 +1,214 @@
+//! The network of a run: a bridge, and at it a network namespace with an address for every member.
+//!
+//! Clients and the observer sit at the bridge itself, with an address each, so that clients can be cut off while members
+//! are still observed. Nobody dials anything but these addresses.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpSocket;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::tool::{run, run_with};
+use crate::client::Dial;
+use crate::history::Member;
+
+/// The port of every member's client listener.
+pub const CLIENT_PORT: u16 = 2379;
+/// The port of every member's peer listener.
+pub const PEER_PORT: u16 = 2380;
+/// Where clients dial from.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
+/// Where members are observed from.
+const OBSERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 253);
+
+/// Somebody with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A member.
+    Member(Member),
+    /// All clients.
+    Clients,
+    /// Whoever polls the status of members.
+    Observer,
+}
+
+impl Place {
+    /// Its address.
+    pub fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Member(member) => Ipv4Addr::new(10, 77, 0, u8::try_from(member).unwrap_or(0)),
+            Self::Clients => CLIENTS,
+            Self::Observer => OBSERVER,
+        }
+    }
+
+    /// Its network namespace; clients and observer are in that of the harness.
+    pub fn namespace(self) -> Option<PathBuf> {
+        match self {
+            Self::Member(member) => Some(PathBuf::from(format!("/run/netns/cn{member}"))),
+            Self::Clients | Self::Observer => None,
+        }
+    }
+}
+
+/// Everybody cut off from everybody on the other side, both ways.
+pub fn between(left: &[Place], right: &[Place]) -> Vec<(Place, Place)> {
+    let mut pairs = Vec::new();
+    for &a in left {
+        for &b in right {
+            if a != b {
+                pairs.extend([(a, b), (b, a)]);
+            }
+        }
+    }
+    pairs
+}
+
+/// Lays the network out for members 1 to `members`.
+///
+/// # Errors
+/// The kernel or `ip` refuses.
+pub async fn build(members: u64) -> Result<()> {
+    let mut script = String::from("link add ct0 type bridge\n");
+    for place in [Place::Clients, Place::Observer] {
+        script.push_str(&format!("addr add {}/24 dev ct0\n", place.address()));
+    }
+    script.push_str("link set ct0 up\n");
+    for member in 1..=members {
+        script.push_str(&format!(
+            "netns add cn{member}\n\
+             link add cv{member} type veth peer name eth0 netns cn{member}\n\
+             link set cv{member} master ct0 up\n"
+        ));
+    }
+    run_with("ip", &["-batch", "-"], &script).await?;
+    for member in 1..=members {
+        let address = Place::Member(member).address();
+        let script = format!("addr add {address}/24 dev eth0\nlink set eth0 up\nlink set lo up\n");
+        run_with(
+            "ip",
+            &["-n", &format!("cn{member}"), "-batch", "-"],
+            &script,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Dials members from `place`.
+pub fn dial(place: Place) -> Dial {
+    Dial::new(move |member| channel(place, member))
+}
+
+fn channel(from: Place, member: Member) -> Channel {
+    let to = Place::Member(member).address();
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(format!("{to}:{CLIENT_PORT}"))
+        .path_and_query("/")
+        .build()
+        .unwrap_or_default();
+    Endpoint::from(uri).connect_with_connector_lazy(service_fn(move |_: Uri| async move {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from.address(), 0).into())?;
+        let stream = socket.connect((to, CLIENT_PORT).into()).await?;
+        stream.set_nodelay(true)?;
+        Ok::<_, std::io::Error>(TokioIo::new(stream))
+    }))
+}
+
+/// A rule for packets between places, with a counter.
+#[derive(Debug)]
+pub struct Rule {
+    table: String,
+}
+
+/// The prefix of tables of rules.
+const TABLE: &str = "chaos";
+
+impl Rule {
+    /// Does `verdict` to all packets that go from the first to the second of a pair and meet `condition`, both in the
+    /// words of nft.
+    ///
+    /// # Errors
+    /// nft refuses.
+    pub async fn install(pairs: &[(Place, Place)], condition: &str, verdict: &str) -> Result<Self> {
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|(from, to)| format!("{} . {}", from.address(), to.address()))
+            .collect();
+        let table = table_name();
+        let rule = format!(
+            "ip saddr . ip daddr {{ {} }} {condition} counter name hits {verdict}",
+            pairs.join(", ")
+        );
+        let mut script = format!("table bridge {table} {{\ncounter hits {{ }}\n");
+        // Between members packets are forwarded; clients are at the bridge itself.
+        for hook in ["forward", "input", "output"] {
+            script.push_str(&format!(
+                "chain at_{hook} {{\ntype filter hook {hook} priority 0; policy accept;\n{rule}\n}}\n"
+            ));
+        }
+        script.push_str("}\n");
+        run_with("nft", &["-f", "-"], &script).await?;
+        Ok(Self { table })
+    }
+
+    /// How many packets it met.
+    ///
+    /// # Errors
+    /// nft does not say.
+    pub async fn hits(&self) -> Result<u64> {
+        let text = run(
+            "nft",
+            &["-j", "list", "counters", "table", "bridge", &self.table],
+        )
+        .await?;
+        let listed: serde_json::Value = serde_json::from_str(&text)?;
+        listed["nftables"]
+            .as_array()
+            .and_then(|items| {
+                items
+                    .iter()
+                    .find_map(|item| item["counter"]["packets"].as_u64())
+            })
+            .context("nft lists no counter")
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// nft refuses.
+    pub async fn remove(self) -> Result<()> {
+        run("nft", &["delete", "table", "bridge", &self.table]).await?;
+        Ok(())
+    }
+}
+
+/// A name for a table that no other fault has.
+pub(crate) fn table_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{TABLE}{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Takes every rule of every fault away.
+///
+/// # Errors
+/// nft refuses.
+pub async fn remove_all_rules() -> Result<()> {
+    let listed = run("nft", &["list", "tables"]).await?;
+    for line in listed.lines() {
+        let mut words = line.split_whitespace().skip(1);
+        if let (Some(family), Some(table)) = (words.next(), words.next())
+            && table.starts_with(TABLE)
+        {
+            run("nft", &["delete", "table", family, table]).await?;
+        }
+    }
+    Ok(())
+}
