@@ -11,6 +11,7 @@ pub mod history;
 pub mod model;
 pub mod plan;
 pub mod real;
+pub mod report;
 pub mod run;
 pub mod seed;
 pub mod selftest;
