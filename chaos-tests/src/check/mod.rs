@@ -8,6 +8,8 @@ pub mod effects;
 mod explain;
 pub mod faults;
 pub mod known;
+pub mod linearizable;
+mod order;
 pub mod processes;
 pub mod real_time;
 pub mod revisions;
@@ -19,12 +21,27 @@ use crate::verdict::Judgement;
 
 /// Everything that there is to judge about a run.
 pub fn judge_all(history: &History, _plan: &Plan) -> Vec<Judgement> {
-    vec![
-        revisions::judge(history),
-        real_time::judge(history),
-        faults::judge(history),
-        processes::judge(history),
-    ]
+    let mut judgements = keys(history);
+    judgements.push(faults::judge(history));
+    judgements.push(processes::judge(history));
+    judgements
+}
+
+/// What there is to judge about keys: by revisions, and by none. If these two disagree, one of them is wrong, and nothing
+/// that they say of the server counts.
+fn keys(history: &History) -> Vec<Judgement> {
+    let by_revision = [revisions::judge(history), real_time::judge(history)];
+    let mut by_order = linearizable::judge(history);
+    let fine = |judged: &Judgement| judged.violations.is_empty() && judged.inconclusive.is_empty();
+    if by_revision.iter().all(fine) {
+        for violation in std::mem::take(&mut by_order.violations) {
+            by_order.harness_errors.push(format!(
+                "by revisions and in real time all is well, but {}",
+                violation.what
+            ));
+        }
+    }
+    by_revision.into_iter().chain([by_order]).collect()
 }
 
 #[cfg(test)]

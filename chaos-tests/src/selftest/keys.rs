@@ -1,5 +1,7 @@
 //! Mutations about keys, revisions and the order of operations.
 
+use std::collections::BTreeMap;
+
 use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
 use pb::range_request::SortTarget;
@@ -12,9 +14,10 @@ use super::evidence::{add_revision, change_answer, change_events, draw, model, r
 use super::honest::{self, Shape};
 use crate::check::effects::{self, Kind};
 use crate::check::known::Known;
-use crate::check::{real_time, revisions};
-use crate::history::{Answer, History, Operation, Outcome, Request};
-use crate::model::Change;
+use crate::check::{linearizable, real_time, revisions};
+use crate::history::{Answer, History, Nanos, Operation, Outcome, Request};
+use crate::model::{Change, Model, covers};
+use crate::workload::register::REGISTER;
 
 fn history(seed: u64) -> History {
     honest::history(seed, Shape::default())
@@ -144,6 +147,16 @@ pub const MUTATIONS: &[Mutation] = &[
         "a serializable read goes back on its member",
         real_time::CHECKER,
         go_back,
+    ),
+    row(
+        "a read returns what was overwritten before it",
+        linearizable::CHECKER,
+        overwritten,
+    ),
+    row(
+        "a read does not find what was written before it",
+        linearizable::CHECKER,
+        not_found,
     ),
     row("a member's term goes back", real_time::CHECKER, lower_term),
     row("a member changes its id", real_time::CHECKER, change_id),
@@ -625,6 +638,74 @@ fn change_id(history: &mut History, _: &mut SmallRng) -> bool {
     };
     header(answer).is_some_and(|header| {
         header.member_id = 0xbad;
+        true
+    })
+}
+
+/// Lets `change` have the answer to a read of one key, of which it saw a value that had been acknowledged before.
+fn change_settled_read(
+    history: &mut History,
+    chance: &mut SmallRng,
+    mut change: impl FnMut(&Model, &mut pb::RangeResponse) -> bool,
+) -> bool {
+    let model = model(history);
+    let acknowledged: BTreeMap<i64, Nanos> = history
+        .answered()
+        .filter(|(operation, _)| effects::kind(operation) == Some(Kind::Write))
+        .map(|(operation, answer)| (answer.header().revision, operation.returned))
+        .collect();
+    change_answer(history, chance, |operation, answer| {
+        let (Request::Range(request), Answer::Range(answer)) = (&operation.request, answer) else {
+            return false;
+        };
+        let plain = pb::RangeRequest {
+            key: request.key.clone(),
+            ..Default::default()
+        };
+        let [kv] = &answer.kvs[..] else {
+            return false;
+        };
+        let written = acknowledged.get(&kv.mod_revision);
+        *request == plain
+            && kv.key.starts_with(REGISTER.as_bytes())
+            && written.is_some_and(|returned| *returned < operation.called)
+            && change(&model, answer)
+    })
+}
+
+fn overwritten(history: &mut History, chance: &mut SmallRng) -> bool {
+    change_settled_read(history, chance, |model, answer| {
+        let kv = &mut answer.kvs[0];
+        match model.get(&kv.key, kv.mod_revision - 1) {
+            Some(old) if old.value != kv.value => {
+                *kv = old.clone();
+                true
+            }
+            _ => false,
+        }
+    })
+}
+
+fn not_found(history: &mut History, chance: &mut SmallRng) -> bool {
+    let deletes: Vec<_> = history
+        .operations
+        .iter()
+        .filter(|operation| matches!(operation.outcome, Outcome::Unknown(_)))
+        .flat_map(|operation| effects::writes_of(&operation.request).deletions)
+        .cloned()
+        .collect();
+    change_settled_read(history, chance, |model, answer| {
+        let kv = &answer.kvs[0];
+        let gone = (kv.mod_revision..=model.revision())
+            .any(|revision| model.get(&kv.key, revision).is_none())
+            || deletes
+                .iter()
+                .any(|delete| covers(&delete.key, &delete.range_end, &kv.key));
+        if gone {
+            return false;
+        }
+        answer.kvs.clear();
+        answer.count = 0;
         true
     })
 }
