@@ -15,5 +15,6 @@ pub mod report;
 pub mod run;
 pub mod seed;
 pub mod selftest;
+pub mod shrink;
 pub mod verdict;
 pub mod workload;

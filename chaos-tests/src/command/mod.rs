@@ -1,10 +1,15 @@
 //! One file per command. Each ends with what its exit code is to say; an error is the harness's own.
 
+mod check;
 mod probe;
+mod replay;
 mod run;
+mod selftest;
+mod shrink;
 
 use anyhow::Result;
-use chaos_tests::verdict::Outcome;
+use chaos_tests::report;
+use chaos_tests::verdict::{Outcome, Verdict};
 use clap::Subcommand;
 
 /// What can be asked of `chaos`.
@@ -12,6 +17,14 @@ use clap::Subcommand;
 pub enum Command {
     /// Plays a plan drawn from a seed with real processes and judges it.
     Run(run::Run),
+    /// Judges an old run with today's checkers, and writes its reports anew.
+    Check(check::Check),
+    /// Plays a plan again.
+    Replay(replay::Replay),
+    /// Looks for the smallest plan that still breaks what a run broke.
+    Shrink(shrink::Shrink),
+    /// Proves that the checkers pass correct histories and catch wrong ones.
+    Selftest(selftest::Selftest),
     /// Says what this host can do to a cluster, and why it cannot do the rest.
     Probe(probe::Probe),
 }
@@ -21,7 +34,24 @@ impl Command {
     pub fn run(self) -> Result<Outcome> {
         match self {
             Self::Run(run) => run.run(),
+            Self::Check(check) => check.run(),
+            Self::Replay(replay) => replay.run(),
+            Self::Shrink(shrink) => shrink.run(),
+            Self::Selftest(selftest) => selftest.run(),
             Self::Probe(probe) => probe.run(),
         }
     }
+}
+
+/// Says on the terminal what came of a run, and where its report lies.
+fn show(run: &chaos_tests::run::Run, verdict: &Verdict) {
+    print!("{}", report::print(run, verdict));
+    println!("{}", run.directory.join("report.html").display());
+}
+
+/// A runtime for real time.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
 }

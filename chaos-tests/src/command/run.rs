@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use chaos_tests::generate::{self, Wish, fault_names};
 use chaos_tests::plan::{DiskKind, Workload};
 use chaos_tests::real::{boxed, episode};
-use chaos_tests::verdict::{Outcome, Verdict};
+use chaos_tests::verdict::Outcome;
 use serde::de::DeserializeOwned;
 
 /// The command `run`.
@@ -77,31 +77,7 @@ impl Run {
             .enable_all()
             .build()?;
         let verdict = runtime.block_on(episode::play(boxed, &plan, &server, &directory))?;
-        say(&verdict);
-        println!("{}: {}", directory.display(), verdict.outcome);
+        super::show(&chaos_tests::run::Run::load(&directory)?, &verdict);
         Ok(verdict.outcome)
-    }
-}
-
-fn say(verdict: &Verdict) {
-    for judgement in &verdict.judgements {
-        let facts: Vec<String> = judgement
-            .facts
-            .iter()
-            .map(|(fact, count)| format!("{count} {fact}"))
-            .collect();
-        println!("{}: {}", judgement.checker, facts.join(", "));
-        for violation in &judgement.violations {
-            println!("  VIOLATION: {}", violation.what);
-        }
-        for reason in &judgement.inconclusive {
-            println!("  inconclusive: {reason}");
-        }
-        for error in &judgement.harness_errors {
-            println!("  harness error: {error}");
-        }
-    }
-    for (gate, counted) in &verdict.missed {
-        println!("missed: {} is {counted}, not {}", gate.fact, gate.at_least);
     }
 }

@@ -19,7 +19,8 @@ use super::net::{self, Place};
 use crate::check;
 use crate::history::{History, Recorder};
 use crate::plan::Plan;
-use crate::run::{Made, write_json};
+use crate::report;
+use crate::run::{Made, Run, write_json};
 use crate::verdict::{Judgement, Outcome, Verdict};
 use crate::workload::witness::Witnesses;
 use crate::workload::{self, Context};
@@ -40,6 +41,9 @@ const WINDING_UP: Duration = Duration::from_secs(60);
 /// How long witnesses may take to see the last revision.
 const CATCHING_UP: Duration = Duration::from_secs(20);
 
+/// Stands in a verdict beside the checkers for what went wrong while the run was made, which no history shows.
+pub const HARNESS: &str = "harness";
+
 /// Plays a plan with members that run `server` and leaves everything in `directory`: plan, history, logs and verdict.
 ///
 /// SIGINT and SIGTERM end load and faults early; what was seen until then is judged.
@@ -54,7 +58,8 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
         .with_context(|| format!("there is no server at {}", server.display()))?;
     write_json(&directory.join("plan.json"), plan)?;
     let recorder = Recorder::begin();
-    made(&server)?.save(&directory)?;
+    let made = made(&server)?;
+    made.save(&directory)?;
     let members = directory.join("members");
     let mut cluster =
         Cluster::lay_out(boxed, plan, &server, |_, _| Vec::new(), &members, &recorder).await?;
@@ -66,14 +71,20 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     }
     recorder.save(&directory.join("history.jsonl"))?;
     began?;
-    let mut verdict = judge(recorder.history(), plan).await;
+    let run = Run {
+        directory,
+        plan: plan.clone(),
+        made,
+        history: recorder.history(),
+    };
+    let mut verdict = judge(run.history.clone(), plan).await;
     if !errors.is_empty() {
-        let mut harness = Judgement::new("harness", "The run went as planned.");
+        let mut harness = Judgement::new(HARNESS, "The run went as planned.");
         harness.harness_errors = errors;
         verdict.judgements.push(harness);
         verdict = Verdict::of(verdict.judgements, &plan.gates);
     }
-    write_json(&directory.join("verdict.json"), &verdict)?;
+    report::write(&run, &verdict)?;
     let cluster = Arc::into_inner(cluster).context("somebody still works on the cluster")?;
     cluster.end(verdict.outcome != Outcome::Valid).await?;
     Ok(verdict)
@@ -218,10 +229,10 @@ pub async fn judge(history: History, plan: &Plan) -> Verdict {
     let judged = plan.clone();
     let task = tokio::task::spawn_blocking(move || check::judge_all(&history, &judged));
     let judgements = task.await.unwrap_or_else(|error| {
-        let mut harness = Judgement::new("harness", "Every checker comes to an end.");
+        let mut crashed = Judgement::new("checkers", "Every checker comes to an end.");
         let error = format!("a checker crashed: {error}");
-        harness.harness_errors.push(error);
-        vec![harness]
+        crashed.harness_errors.push(error);
+        vec![crashed]
     });
     Verdict::of(judgements, &plan.gates)
 }

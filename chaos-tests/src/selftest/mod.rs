@@ -59,6 +59,76 @@ pub fn attempt(mutation: &Mutation, seed: u64) -> Fate {
     }
 }
 
+/// What became of a mutation on many histories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// Histories that passed as they were.
+    pub correct: u64,
+    /// Wrong ones that were caught by the checker that has to.
+    pub caught: u64,
+    /// Wrong ones that it passed.
+    pub missed: u64,
+    /// Histories without a place for the mutation.
+    pub no_place: u64,
+    /// The first of what should not have been found, or was not found.
+    pub complaints: Vec<String>,
+}
+
+impl Trial {
+    /// Tries a mutation on the histories of these seeds.
+    pub fn of(mutation: &Mutation, seeds: std::ops::Range<u64>) -> Self {
+        const COMPLAINTS_MAX: usize = 3;
+        let mut trial = Self::default();
+        let mut complaints = Vec::new();
+        for seed in seeds {
+            let found = found((mutation.history)(seed));
+            if found.is_empty() {
+                trial.correct += 1;
+            }
+            complaints.extend(
+                found
+                    .into_iter()
+                    .map(|what| format!("seed {seed}, correct, but {what}")),
+            );
+            match attempt(mutation, seed) {
+                Fate::Caught => trial.caught += 1,
+                Fate::NoPlace => trial.no_place += 1,
+                Fate::Missed(_) => {
+                    trial.missed += 1;
+                    complaints.push(format!("seed {seed}, missed"));
+                }
+            }
+        }
+        complaints.truncate(COMPLAINTS_MAX);
+        trial.complaints = complaints;
+        trial
+    }
+
+    /// Whether every correct history passed, something was caught and nothing missed.
+    pub fn passed(&self) -> bool {
+        self.correct == self.caught + self.missed + self.no_place
+            && self.caught > 0
+            && self.missed == 0
+    }
+}
+
+/// Everything that speaks against a history.
+fn found(history: History) -> Vec<String> {
+    let judgements = check::judge_all(&history, &plan());
+    let mut found = Vec::new();
+    for judged in judgements {
+        let violations = judged
+            .violations
+            .into_iter()
+            .map(|violation| violation.what);
+        let all = violations
+            .chain(judged.inconclusive)
+            .chain(judged.harness_errors);
+        found.extend(all.map(|what| format!("{}: {what}", judged.checker)));
+    }
+    found
+}
+
 /// A plan such as histories made up here could have come from.
 pub fn plan() -> Plan {
     Plan {
