@@ -986,14 +986,26 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
     all().find(|flag| flag.name == name)
 }
 
-/// The known name that takes the fewest edits to reach, if it is close enough to be meant.
+/// The known name that takes the fewest edits to reach, if it is close enough to be meant; else the
+/// shortest one of which it is a part.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    all()
+    let slip = all()
         .map(|flag| (edit_distance(name, flag.name), flag.name))
         .min()
-        .filter(|(distance, known)| *distance <= 2.max(known.len() / 3))
-        .map(|(_, known)| known)
+        .filter(|(distance, known)| {
+            *distance <= 2.max(known.len() / 3) && *distance < name.len().min(known.len())
+        });
+    let part = || {
+        all()
+            .filter(|flag| name.len() >= PART_LEN_MIN && flag.name.contains(name))
+            .map(|flag| (flag.name.len(), flag.name))
+            .min()
+    };
+    slip.or_else(part).map(|(_, known)| known)
 }
+
+/// Shorter parts of a name say nothing.
+const PART_LEN_MIN: usize = 4;
 
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -1096,5 +1108,12 @@ mod tests {
         assert_eq!(nearest("listen-client-url"), Some("listen-client-urls"));
         assert_eq!(nearest("datadir"), Some("data-dir"));
         assert_eq!(nearest("completely-different-thing-altogether"), None);
+    }
+
+    #[test]
+    fn a_part_of_a_name_finds_the_flag_that_was_meant() {
+        assert_eq!(nearest("quota"), Some("quota-backend-bytes"));
+        assert_eq!(nearest("retention"), Some("auto-compaction-retention"));
+        assert_eq!(nearest("to"), None);
     }
 }
