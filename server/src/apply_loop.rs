@@ -10,14 +10,17 @@
 //! under way on every watch of this member.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_proto::log::command::Op;
 use baton_proto::log::{self, Command};
 use baton_state_machine::{Applied, Effect, RevisionEvents, RowChange, State, Table};
 use bytes::Bytes;
+use metrics::{Histogram, counter, histogram};
 use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::flusher::{AllRows, Flusher};
 use crate::line::Wakes;
@@ -75,6 +78,66 @@ pub struct ApplyLoop {
     pub applied: watch::Sender<Option<log::LogId>>,
     /// The membership as of the last applied entry.
     pub membership: log::StoredMembership,
+    /// How long entries take.
+    pub times: ApplyTimes,
+}
+
+/// A batch that takes longer to apply than this counts as slow.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// How long entries took to apply, by operation and outcome. What a member does on its own account (the
+/// end of leases, its name) is not among etcd's operations and not measured.
+pub struct ApplyTimes {
+    puts: [Histogram; 2],
+    deletes: [Histogram; 2],
+    txns: [Histogram; 2],
+    compactions: [Histogram; 2],
+    grants: [Histogram; 2],
+    revocations: [Histogram; 2],
+    alarms: [Histogram; 2],
+}
+
+impl ApplyTimes {
+    /// Of the recorder that is installed.
+    pub fn new() -> Self {
+        let of = |op: &'static str| {
+            ["false", "true"].map(|success| {
+                histogram!(
+                    "etcd_server_apply_duration_seconds",
+                    "op" => op, "success" => success, "version" => "v3"
+                )
+            })
+        };
+        Self {
+            puts: of("Put"),
+            deletes: of("DeleteRange"),
+            txns: of("Txn"),
+            compactions: of("Compaction"),
+            grants: of("LeaseGrant"),
+            revocations: of("LeaseRevoke"),
+            alarms: of("Alarm"),
+        }
+    }
+
+    fn record(&self, command: &Command, applied: &Applied, took: Duration) {
+        let by_success = match command.op {
+            Some(Op::Put(_)) => &self.puts,
+            Some(Op::DeleteRange(_)) => &self.deletes,
+            Some(Op::Txn(_)) => &self.txns,
+            Some(Op::Compact(_)) => &self.compactions,
+            Some(Op::LeaseGrant(_)) => &self.grants,
+            Some(Op::LeaseRevoke(_)) => &self.revocations,
+            Some(Op::Alarm(_)) => &self.alarms,
+            Some(Op::Publish(_) | Op::Expire(_) | Op::BeginStateHash(_)) | None => return,
+        };
+        by_success[usize::from(applied.outcome.is_ok())].record(took);
+    }
+}
+
+impl Default for ApplyTimes {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl ApplyLoop {
@@ -90,6 +153,7 @@ impl ApplyLoop {
         let mut answers = Vec::new();
         let shared = Arc::clone(&self.state);
         let mut state = shared.write();
+        let begun = Instant::now();
         let running_hash = Arc::clone(&self.hashes);
         let mut hash = running_hash.extend();
         for entry in entries {
@@ -109,6 +173,9 @@ impl ApplyLoop {
         drop(hash);
         self.flusher.write(rows, Some(revision));
         drop(state);
+        if begun.elapsed() > SLOW {
+            counter!("etcd_server_slow_apply_total").increment(1);
+        }
 
         if !events.is_empty() {
             self.hub.publish(&events);
@@ -143,7 +210,9 @@ impl ApplyLoop {
                 if let Some(Op::BeginStateHash(_)) = command.op {
                     hash.begin();
                 }
+                let begun = Instant::now();
                 let mut applied = state.apply(entry.id.term, &command, &*self.history);
+                self.times.record(&command, &applied, begun.elapsed());
                 if command.origin == self.member_id {
                     answers.push((command.request_id, Outcome::of(&mut applied)));
                 }

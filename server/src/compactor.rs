@@ -11,7 +11,7 @@ use std::time::Duration;
 use baton_proto::etcdserverpb::CompactionRequest;
 use baton_proto::log::command::Op;
 use baton_state_machine::{CompactCursor, RowChange, State};
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -39,6 +39,7 @@ impl ReadPins {
     /// Keeps `revision`, and everything later, readable.
     pub fn pin(self: &Arc<Self>, revision: i64) -> Pin {
         *self.pins.lock().entry(revision).or_default() += 1;
+        gauge!("etcd_mvcc_db_open_read_transactions").increment(1.0);
         Pin {
             pins: Arc::clone(self),
             revision,
@@ -75,6 +76,7 @@ impl Drop for Pin {
             }
         }
         drop(pins);
+        gauge!("etcd_mvcc_db_open_read_transactions").decrement(1.0);
         self.pins.released.notify_waiters();
     }
 }
@@ -153,6 +155,7 @@ impl Compactor {
             let started = Instant::now();
             let mut cursor = CompactCursor::new();
             while !cursor.is_done() {
+                let paused = Instant::now();
                 {
                     let mut state = state.write();
                     // A compaction further on may have passed meanwhile; reads that began before it
@@ -165,8 +168,12 @@ impl Compactor {
                         write_rows(rows);
                     }
                 }
+                histogram!("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds")
+                    .record(millis(paused.elapsed()));
                 tokio::time::sleep(self.pace.rest).await;
             }
+            histogram!("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds")
+                .record(millis(started.elapsed()));
             tracing::info!(
                 revision,
                 took_ms = started.elapsed().as_millis() as u64,
@@ -175,6 +182,10 @@ impl Compactor {
             self.removed.send_replace(revision);
         }
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Pause between two compactions by number of revisions.

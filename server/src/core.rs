@@ -9,6 +9,7 @@ use baton_proto::log::{self, Command};
 use baton_proto::peer::{ProposeRequest, Purpose, call, reply};
 use baton_state_machine::{ApplyError, RowChange, State};
 use bytes::Bytes;
+use metrics::counter;
 use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
@@ -56,6 +57,11 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
+    /// Whether the cluster is the reason, not what was proposed.
+    fn is_failure(self) -> bool {
+        self.is_unknown() || self == Self::Stopped
+    }
+
     /// Whether it may have taken effect, and asking again would tell.
     pub fn is_unknown(self) -> bool {
         match self {
@@ -162,6 +168,17 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub struct Core {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// A proposal that has failed if it is dropped now: nobody waits for it any longer.
+struct Failed(bool);
+
+impl Drop for Failed {
+    fn drop(&mut self) {
+        if self.0 {
+            counter!("etcd_server_proposals_failed_total").increment(1);
+        }
+    }
 }
 
 /// Forgets a waiter whose proposer went away.
@@ -299,10 +316,14 @@ impl Core {
     pub async fn propose(&self, op: Op) -> Result<Committed, ProposeError> {
         let started = Instant::now();
         let proposed = self.propose_until_known(op, std::future::pending());
-        match tokio::time::timeout(self.shared.identity.request_timeout, proposed).await {
+        let mut failed = Failed(true);
+        let limit = self.shared.identity.request_timeout;
+        let result = match tokio::time::timeout(limit, proposed).await {
             Ok(result) => result,
             Err(_) => Err(self.why_timed_out(started)),
-        }
+        };
+        failed.0 = result.as_ref().is_err_and(|error| error.is_failure());
+        result
     }
 
     /// The same without a limit of time. Once `superseded` returns, what is not proposed yet, or was in
@@ -436,10 +457,14 @@ impl Core {
     /// If no majority confirms a leader within the request timeout, or the server stops.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
         let round = self.shared.rounds.applied();
-        match tokio::time::timeout(self.shared.identity.request_timeout, round).await {
+        let result = match tokio::time::timeout(self.shared.identity.request_timeout, round).await {
             Ok(result) => result,
             Err(_) => Err(ReadError::Timeout),
+        };
+        if result.is_err() {
+            counter!("etcd_server_read_indexes_failed_total").increment(1);
         }
+        result
     }
 
     /// Returns once a majority confirmed, after the call, that this member leads.

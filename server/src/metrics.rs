@@ -110,7 +110,7 @@ const DEFAULT_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// Histograms: name, first bound in seconds, number of bounds, meaning.
+/// Histograms: name, first bound in the unit of the name, number of bounds, meaning.
 const HISTOGRAMS: &[(&str, f64, usize, &str)] = &[
     (
         "etcd_disk_wal_fsync_duration_seconds",
@@ -155,6 +155,36 @@ const HISTOGRAMS: &[(&str, f64, usize, &str)] = &[
         "Time to apply an entry.",
     ),
     (
+        "etcd_server_range_duration_seconds",
+        0.0001,
+        20,
+        "Time to read a range, without waiting until it may be read.",
+    ),
+    (
+        "etcd_network_snapshot_send_total_duration_seconds",
+        0.1,
+        10,
+        "Time to send a snapshot to another member.",
+    ),
+    (
+        "etcd_network_snapshot_receive_total_duration_seconds",
+        0.1,
+        10,
+        "Time to receive a snapshot of the leader and install it.",
+    ),
+    (
+        "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+        100.0,
+        14,
+        "Time to remove what a compaction made unreadable.",
+    ),
+    (
+        "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+        1.0,
+        12,
+        "Time for which removing keeps entries from being applied, each time.",
+    ),
+    (
         "etcd_mvcc_hash_duration_seconds",
         0.01,
         15,
@@ -172,6 +202,15 @@ const HISTOGRAMS: &[(&str, f64, usize, &str)] = &[
         24,
         "Times to live of granted leases, in seconds.",
     ),
+];
+
+/// Those with labels: there is one per peer, operation or outcome, and it appears with the first of them.
+const LABELLED_HISTOGRAMS: &[&str] = &[
+    "etcd_network_peer_round_trip_time_seconds",
+    "etcd_network_snapshot_send_total_duration_seconds",
+    "etcd_network_snapshot_receive_total_duration_seconds",
+    "etcd_server_apply_duration_seconds",
+    "etcd_server_range_duration_seconds",
 ];
 
 /// Counters without labels that exist from the start.
@@ -309,15 +348,19 @@ const GAUGES: &[(&str, &str)] = &[
         "etcd_debugging_mvcc_compact_revision",
         "Last compacted revision.",
     ),
+    (
+        "etcd_debugging_mvcc_total_put_size_in_bytes",
+        "Bytes of keys and values that were put.",
+    ),
     ("etcd_debugging_mvcc_watcher_total", "Watchers."),
     ("etcd_debugging_mvcc_watch_stream_total", "Watch streams."),
     (
         "etcd_debugging_mvcc_slow_watcher_total",
-        "Watchers that are behind.",
+        "Watchers that still read what was there before them.",
     ),
     (
         "etcd_debugging_mvcc_pending_events_total",
-        "Events that watchers have yet to be sent.",
+        "Events buffered for watchers: always 0, a watcher that is behind reads them again.",
     ),
     (
         "baton_lock_waiting",
@@ -360,11 +403,7 @@ fn recorder() -> PrometheusRecorder {
 fn start_series() {
     for (name, _, _, meaning) in HISTOGRAMS {
         metrics::describe_histogram!(*name, *meaning);
-        // One per peer or per operation, or only once something happened: those appear then.
-        if !matches!(
-            *name,
-            "etcd_network_peer_round_trip_time_seconds" | "etcd_server_apply_duration_seconds"
-        ) {
+        if !LABELLED_HISTOGRAMS.contains(name) {
             let _ = metrics::histogram!(*name);
         }
     }

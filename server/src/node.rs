@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::apply_loop::ApplyLoop;
+use crate::apply_loop::{ApplyLoop, ApplyTimes};
 use crate::core::{Core, Identity, Leadership, Shared};
 use crate::flusher::{self, Flusher};
 use crate::lessor::Lessor;
@@ -305,6 +305,7 @@ impl Node {
             hashes: Arc::clone(&hashes),
             applied: applied_tx,
             membership,
+            times: ApplyTimes::new(),
         };
         let seed = options.raft.seed;
         let raft = Raft::start(

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use baton_proto::log;
 use baton_proto::peer::{Purpose, ReadIndexRequest, call, reply};
+use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::core::{Leadership, ReadError};
 use crate::peer::Peers;
@@ -114,6 +116,7 @@ impl Rounds {
     /// Asks until somebody answers or nobody waits any more: the read index, and whether it is this
     /// member's own.
     async fn round(&self, batch: &mut Vec<Asked>) -> Option<(u64, bool)> {
+        let mut slow_at = Instant::now() + ASK_TIMEOUT;
         loop {
             let leader = self.leadership.borrow().leader;
             if leader == self.member_id {
@@ -127,6 +130,10 @@ impl Rounds {
                 if let Ok(Ok(reply::Answer::ReadIndex(read))) = answer {
                     return Some((read.index, false));
                 }
+            }
+            if Instant::now() >= slow_at {
+                counter!("etcd_server_slow_read_indexes_total").increment(1);
+                slow_at = Instant::now() + ASK_TIMEOUT;
             }
             // Everyone in the batch asked before this attempt; the next one serves them as well.
             batch.retain(|asked| !asked.tx().is_closed());

@@ -10,7 +10,7 @@ use baton_proto::peer::{
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Accept, PROTOCOL_VERSIONS, PeerStream};
+use super::{Accept, Direction, PROTOCOL_VERSIONS, PeerStream, Transfer};
 use crate::core::Core;
 use crate::lessor::Lessor;
 use crate::raft::{self, Proposed};
@@ -101,7 +101,7 @@ impl Acceptor {
             }
             Purpose::Snapshot => {
                 self.runtime
-                    .spawn(raft::seeded(seed, this.snapshot(stream)));
+                    .spawn(raft::seeded(seed, this.snapshot(hello.from, stream)));
             }
         }
         Ok(())
@@ -221,7 +221,7 @@ impl Acceptor {
         }
     }
 
-    async fn snapshot(self, mut stream: PeerStream) {
+    async fn snapshot(self, from: u64, mut stream: PeerStream) {
         let Some(first) = stream.rx.next().await else {
             return;
         };
@@ -234,7 +234,10 @@ impl Acceptor {
         }
         (self.heard)();
         let rx = futures_util::stream::once(std::future::ready(first)).chain(stream.rx);
-        shared.raft.receive_snapshot(rx.boxed(), stream.tx).await;
+        let transfer = Transfer::begin(Direction::Receive, from);
+        if shared.raft.receive_snapshot(rx.boxed(), stream.tx).await {
+            transfer.end();
+        }
     }
 }
 

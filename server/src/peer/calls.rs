@@ -147,7 +147,7 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
             }
         };
         if is_probe {
-            link.set_active(true);
+            link.connected();
             if std::mem::take(&mut is_lost) {
                 tracing::info!(member = format!("{to:x}"), "a member is reached again");
             }
@@ -198,7 +198,7 @@ async fn ask_all(peers: Peers, to: u64, purpose: Purpose, mut questions: mpsc::R
             }
         }
         if is_probe {
-            link.set_active(false);
+            link.disconnected();
         }
         // Dropping `waiting` tells every asker that the stream was lost.
     }

@@ -11,6 +11,7 @@ mod traffic;
 pub use accept::Acceptor;
 pub use calls::{CallError, Peers};
 pub use grpc::{Accept, GrpcNet, serve};
+pub use traffic::{Direction, Transfer};
 
 use std::io;
 

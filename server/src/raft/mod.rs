@@ -389,12 +389,13 @@ impl Raft {
         }
     }
 
-    /// Takes a snapshot of the leader from one stream and installs it.
+    /// Takes a snapshot of the leader from one stream and installs it. False if that failed, as the
+    /// leader is told.
     pub async fn receive_snapshot(
         &self,
         mut rx: BoxStream<'static, Frame>,
         tx: mpsc::Sender<Frame>,
-    ) {
+    ) -> bool {
         let result = match snapshot::receive(&mut rx).await {
             Ok((leader, snapshot)) => self
                 .inner
@@ -403,6 +404,7 @@ impl Raft {
                 .map_err(io::Error::other),
             Err(e) => Err(e),
         };
+        let installed = result.is_ok();
         let result = match result {
             Ok(response) => SnapshotResult {
                 vote: Some(vote_to_proto(&response.vote)),
@@ -415,6 +417,7 @@ impl Raft {
         };
         let kind = Some(frame::Kind::SnapshotResult(result));
         let _ = tx.send(Frame { kind }).await;
+        installed
     }
 }
 

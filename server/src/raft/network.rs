@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use baton_proto::peer::{Frame, Purpose, call, frame, reply};
 use futures_util::{FutureExt, Stream, StreamExt};
+use metrics::counter;
 use openraft::RPCTypes;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
@@ -25,7 +26,7 @@ use super::types::{
     append_result, append_to_proto, log_id_to_proto, vote, vote_request_to_proto, vote_response,
     vote_to_proto,
 };
-use crate::peer::{CallError, PeerStream, Peers};
+use crate::peer::{CallError, Direction, PeerStream, Peers, Transfer};
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -148,7 +149,11 @@ impl Connection {
         option: &RPCOption,
     ) -> Result<AppendResult, RPCError<TypeConfig>> {
         let question = call::Question::Append(append_to_proto(request));
-        match self.ask(question, option, RPCTypes::AppendEntries).await? {
+        let answer = self.ask(question, option, RPCTypes::AppendEntries).await;
+        if answer.is_err() {
+            counter!("etcd_server_heartbeat_send_failures_total").increment(1);
+        }
+        match answer? {
             reply::Answer::Append(response) => append_result(response).ok_or_else(unexpected),
             _ => Err(unexpected()),
         }
@@ -329,10 +334,12 @@ impl NetSnapshot<TypeConfig> for Connection {
                 .open(self.target, Purpose::Snapshot)
                 .await
                 .map_err(|e| io::Error::new(io::ErrorKind::NotConnected, e.to_string()))?;
+            let transfer = Transfer::begin(Direction::Send, self.target);
             snapshot::send(&stream.tx, leader, &snapshot).await?;
             while let Some(frame) = stream.rx.next().await {
                 if let Some(frame::Kind::SnapshotResult(result)) = frame.kind {
                     if let Some(v) = result.vote {
+                        transfer.end();
                         return Ok(SnapshotResponse::new(vote(&v)));
                     }
                     return Err(io::Error::other(result.error));

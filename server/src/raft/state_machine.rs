@@ -147,7 +147,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         let last = meta.last_log_id.map(log_id_to_proto).unwrap_or_default();
         let membership = stored_membership_to_proto(&meta.last_membership);
-        self.apply_loop.install(last, membership, rows).await?;
+        let installing = metrics::gauge!("etcd_server_snapshot_apply_in_progress_total");
+        installing.set(1.0);
+        let installed = self.apply_loop.install(last, membership, rows).await;
+        installing.set(0.0);
+        installed?;
         *self.snapshot.lock() = None;
         // Later snapshots are of this content.
         let view = self.apply_loop.flusher.snapshot().await?;

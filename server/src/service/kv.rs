@@ -6,8 +6,9 @@ use baton_proto::etcdserverpb as pb;
 use baton_proto::etcdserverpb::request_op::Request as Operation;
 use baton_proto::log::command::Op;
 use baton_state_machine::{Response as Applied, State};
-use metrics::counter;
+use metrics::{counter, histogram};
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::status::RpcError;
@@ -40,7 +41,12 @@ impl Kv {
             core.read_barrier().await?;
         }
         counter!("etcd_mvcc_range_total").increment(1);
-        let (mut response, revision) = scan::range(core, self.pins(), request).await?;
+        let started = Instant::now();
+        let found = scan::range(core, self.pins(), request).await;
+        let success = if found.is_ok() { "true" } else { "false" };
+        histogram!("etcd_server_range_duration_seconds", "success" => success)
+            .record(started.elapsed());
+        let (mut response, revision) = found?;
         response.header = Some(header::at(core, revision));
         Ok(response)
     }

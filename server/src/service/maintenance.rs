@@ -5,6 +5,8 @@ use baton_proto::etcdserverpb::AlarmType;
 use baton_proto::etcdserverpb::alarm_request::AlarmAction;
 use baton_proto::log::command::Op;
 use baton_state_machine::Response as Applied;
+use metrics::{gauge, histogram};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::status::{RpcError, not_implemented};
@@ -123,11 +125,20 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         let core = self.services.core.clone();
         metadata::admit(&core, request.metadata(), metadata::Call::Unary)?;
+        let started = Instant::now();
+        let inflight = gauge!("etcd_disk_defrag_inflight");
         #[allow(
             clippy::disallowed_methods,
             reason = "the state store blocks, and simulation calls the core directly"
         )]
-        let reclaimed = tokio::task::spawn_blocking(move || core.reclaim()).await;
+        let reclaimed = tokio::task::spawn_blocking(move || {
+            inflight.increment(1.0);
+            let reclaimed = core.reclaim();
+            inflight.decrement(1.0);
+            histogram!("etcd_disk_backend_defrag_duration_seconds").record(started.elapsed());
+            reclaimed
+        })
+        .await;
         match reclaimed {
             Ok(Ok(())) => Ok(Response::new(pb::DefragmentResponse { header: None })),
             Ok(Err(error)) => {
@@ -145,7 +156,9 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<pb::HashResponse>, Status> {
         let core = &self.services.core;
         metadata::admit(core, request.metadata(), metadata::Call::Unary)?;
+        let started = Instant::now();
         let pb::HashKvResponse { header, hash, .. } = self.hash(0).await?;
+        histogram!("etcd_mvcc_hash_duration_seconds").record(started.elapsed());
         Ok(Response::new(pb::HashResponse { header, hash }))
     }
 
@@ -155,9 +168,10 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         let core = &self.services.core;
         metadata::admit(core, request.metadata(), metadata::Call::Unary)?;
-        Ok(Response::new(
-            self.hash(request.into_inner().revision).await?,
-        ))
+        let started = Instant::now();
+        let response = self.hash(request.into_inner().revision).await?;
+        histogram!("etcd_mvcc_hash_rev_duration_seconds").record(started.elapsed());
+        Ok(Response::new(response))
     }
 
     async fn move_leader(

@@ -145,6 +145,15 @@ struct Watch {
     was_sent: bool,
 }
 
+impl Watch {
+    /// It has caught up, or ends before it could.
+    fn replayed(&mut self) {
+        if std::mem::take(&mut self.is_replaying) {
+            gauge!("etcd_debugging_mvcc_slow_watcher_total").decrement(1);
+        }
+    }
+}
+
 struct Session {
     services: Services,
     /// `None` once the client closed its side; the watchers go on.
@@ -170,6 +179,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         gauge!("etcd_debugging_mvcc_watch_stream_total").decrement(1);
         gauge!("etcd_debugging_mvcc_watcher_total").decrement(self.watches.len() as f64);
+        for watch in self.watches.values_mut() {
+            watch.replayed();
+        }
         // The hub lists the watchers of a key in the order they came; the last leaves it fastest.
         while self.watches.pop_last().is_some() {}
     }
@@ -353,6 +365,7 @@ impl Session {
         );
         gauge!("etcd_debugging_mvcc_watcher_total").increment(1);
         if is_behind {
+            gauge!("etcd_debugging_mvcc_slow_watcher_total").increment(1);
             self.behind.push_back(watch_id);
         }
         if request.progress_notify && self.progress_at.is_none() {
@@ -382,9 +395,10 @@ impl Session {
     }
 
     fn remove(&mut self, watch_id: i64) -> bool {
-        let Some(watch) = self.watches.remove(&watch_id) else {
+        let Some(mut watch) = self.watches.remove(&watch_id) else {
             return false;
         };
+        watch.replayed();
         self.ids.remove(&watch.watcher.id());
         if watch.is_queued {
             self.behind.retain(|id| *id != watch_id);
@@ -428,7 +442,7 @@ impl Session {
             Read::Events(batch) => self.send(watch_id, batch),
             Read::CaughtUp => {
                 watch.is_queued = false;
-                watch.is_replaying = false;
+                watch.replayed();
             }
             Read::Compacted { compact_revision } => {
                 watch.is_queued = false;
@@ -455,7 +469,7 @@ impl Session {
         };
         if watch.cursor.is_caught_up() {
             watch.is_queued = false;
-            watch.is_replaying = false;
+            watch.replayed();
         } else {
             self.behind.push_back(watch_id);
         }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use baton_state_machine::{EventKind, RevisionEvents};
 use bytes::Bytes;
-use metrics::counter;
+use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -237,13 +237,17 @@ impl WatchHub {
     /// If it is not.
     pub fn publish(&self, revisions: &[Arc<RevisionEvents>]) {
         let mut puts = 0;
+        let mut put_bytes = 0;
         let mut deletes = 0;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         for revision in revisions {
             for event in &revision.events {
                 match event.kind {
-                    EventKind::Put => puts += 1,
+                    EventKind::Put => {
+                        puts += 1;
+                        put_bytes += event.kv.key.len() + event.kv.value.len();
+                    }
                     EventKind::Delete => deletes += 1,
                 }
             }
@@ -259,6 +263,7 @@ impl WatchHub {
         }
         counter!("etcd_mvcc_put_total").increment(puts);
         counter!("etcd_mvcc_delete_total").increment(deletes);
+        gauge!("etcd_debugging_mvcc_total_put_size_in_bytes").increment(put_bytes as f64);
     }
 
     /// The state was replaced by a snapshot of the leader that stands at `revision`. Call it when

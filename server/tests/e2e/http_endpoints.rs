@@ -164,7 +164,17 @@ async fn a_member_without_quorum_is_unhealthy_but_alive() {
     cluster.members[2].kill();
     let member = &cluster.members[0];
     assert_eq!(http1(member, "GET", "/health").await.status, 503);
-    assert_eq!(http1(member, "GET", "/readyz").await.status, 503);
+    let client = member.client();
+    let (put, readiness) = tokio::join!(client.put("k", "v"), http1(member, "GET", "/readyz"));
+    put.expect_err("nothing can be committed");
+    assert_eq!(readiness.status, 503);
+    let page = metrics(member).await;
+    for name in [
+        "etcd_server_proposals_failed_total",
+        "etcd_server_slow_read_indexes_total",
+    ] {
+        assert!(value(&page, name) > 0.0, "{name}");
+    }
     assert_eq!(http1(member, "GET", "/livez").await.status, 200);
     assert_eq!(
         http1(member, "GET", "/health?serializable=true")
@@ -261,6 +271,74 @@ async fn metrics_count_puts_under_etcds_names() {
                 "no line {line:?}"
             );
         }
+    }
+}
+
+/// What a series without labels, or with these, stands at.
+fn value(page: &str, series: &str) -> f64 {
+    page.lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no series {series} in\n{page}"))
+}
+
+#[tokio::test]
+async fn what_a_member_did_and_how_long_it_took_is_in_its_metrics() {
+    let cluster = Cluster::start(&baton(), 1)
+        .await
+        .expect("the server starts");
+    let member = &cluster.members[0];
+    let client = member.client();
+    client.put("key", "value").await.expect("put");
+    client.put("key", "again").await.expect("put");
+    client.kv().range(range_of("key")).await.expect("range");
+    let compact = pb::CompactionRequest {
+        revision: client.revision().await.expect("revision"),
+        physical: true,
+    };
+    client.kv().compact(compact).await.expect("compact");
+    let mut maintenance = client.maintenance();
+    maintenance.hash(pb::HashRequest {}).await.expect("hash");
+    maintenance
+        .hash_kv(pb::HashKvRequest { revision: 0 })
+        .await
+        .expect("hash of the keys");
+    maintenance
+        .defragment(pb::DefragmentRequest {})
+        .await
+        .expect("defragment");
+    let page = metrics(member).await;
+    for series in [
+        "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"true\",version=\"v3\"}",
+        "etcd_server_range_duration_seconds_count{success=\"true\"}",
+        "etcd_mvcc_hash_duration_seconds_count",
+        "etcd_mvcc_hash_rev_duration_seconds_count",
+        "etcd_disk_backend_defrag_duration_seconds_count",
+        "etcd_disk_wal_write_duration_seconds_count",
+        "etcd_disk_wal_fsync_duration_seconds_count",
+        "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds_count",
+        "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds_count",
+    ] {
+        assert!(value(&page, series) > 0.0, "{series}");
+    }
+    assert_eq!(
+        value(&page, "etcd_debugging_mvcc_total_put_size_in_bytes"),
+        16.0
+    );
+    for series in [
+        "etcd_disk_defrag_inflight",
+        "etcd_mvcc_db_open_read_transactions",
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "etcd_server_proposals_failed_total",
+    ] {
+        assert_eq!(value(&page, series), 0.0, "{series}");
+    }
+}
+
+fn range_of(key: &'static str) -> pb::RangeRequest {
+    pb::RangeRequest {
+        key: key.into(),
+        ..pb::RangeRequest::default()
     }
 }
 
