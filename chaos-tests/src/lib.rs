@@ -10,6 +10,7 @@ pub mod generate;
 pub mod history;
 pub mod model;
 pub mod plan;
+pub mod progress;
 pub mod real;
 pub mod report;
 pub mod run;

@@ -181,6 +181,33 @@ impl Verdict {
             missed,
         }
     }
+
+    /// What a reader has to know first of a verdict that is not valid.
+    pub fn first(&self) -> Option<String> {
+        let in_any = |found: fn(&Judgement) -> Option<&String>| {
+            let mut found = self
+                .judgements
+                .iter()
+                .filter_map(|judged| Some((judged, found(judged)?)));
+            found
+                .next()
+                .map(|(judged, what)| format!("{}: {what}", judged.checker))
+        };
+        match self.outcome {
+            Outcome::Valid => None,
+            Outcome::HarnessError => in_any(|judged| judged.harness_errors.first()),
+            Outcome::Invalid => {
+                in_any(|judged| judged.violations.first().map(|violation| &violation.what))
+            }
+            Outcome::Inconclusive => in_any(|judged| judged.inconclusive.first()).or_else(|| {
+                let (gate, counted) = self.missed.first()?;
+                Some(format!(
+                    "{}: {counted} seen, at least {} wanted",
+                    gate.fact, gate.at_least
+                ))
+            }),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::net::{self, Place};
 use crate::check;
 use crate::history::{History, Recorder};
 use crate::plan::Plan;
+use crate::progress::{Progress, Stage};
 use crate::report;
 use crate::run::{Made, Run, write_json};
 use crate::verdict::{Judgement, Outcome, Verdict};
@@ -58,8 +59,8 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
         .with_context(|| format!("there is no server at {}", server.display()))?;
     write_json(&directory.join("plan.json"), plan)?;
     let recorder = Recorder::begin();
-    let made = made(&server)?;
-    made.save(&directory)?;
+    let progress = Progress::show(&recorder, Duration::from_millis(plan.duration_ms));
+    made(&server)?.save(&directory)?;
     let members = directory.join("members");
     let mut cluster =
         Cluster::lay_out(boxed, plan, &server, |_, _| Vec::new(), &members, &recorder).await?;
@@ -67,16 +68,13 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     let cluster = Arc::new(cluster);
     let mut errors = Vec::new();
     if began.is_ok() {
-        errors = drive(plan, &cluster, &recorder).await;
+        errors = drive(plan, &cluster, &recorder, &progress).await;
     }
     recorder.save(&directory.join("history.jsonl"))?;
     began?;
-    let run = Run {
-        directory,
-        plan: plan.clone(),
-        made,
-        history: recorder.history(),
-    };
+    progress.stage(Stage::Judging);
+    // What is judged is what is kept, no more.
+    let run = Run::load(&directory)?;
     let mut verdict = judge(run.history.clone(), plan).await;
     if !errors.is_empty() {
         let mut harness = Judgement::new(HARNESS, "The run went as planned.");
@@ -103,7 +101,12 @@ fn made(server: &Path) -> Result<Made> {
 }
 
 /// Load and faults, then healing and a last look. Returns what went wrong with the harness.
-async fn drive(plan: &Plan, cluster: &Arc<Cluster>, recorder: &Recorder) -> Vec<String> {
+async fn drive(
+    plan: &Plan,
+    cluster: &Arc<Cluster>,
+    recorder: &Recorder,
+    progress: &Progress,
+) -> Vec<String> {
     let mut errors = Vec::new();
     let (stop, stopped) = watch::channel(false);
     let (over, is_over) = watch::channel(false);
@@ -143,7 +146,9 @@ async fn drive(plan: &Plan, cluster: &Arc<Cluster>, recorder: &Recorder) -> Vec<
             }
         });
     }
+    progress.stage(Stage::Load);
     pass(Duration::from_millis(plan.duration_ms)).await;
+    progress.stage(Stage::Healing);
     over.send_replace(true);
     while let Some(fault) = faults.join_next().await {
         if let Err(error) = fault {
@@ -155,6 +160,7 @@ async fn drive(plan: &Plan, cluster: &Arc<Cluster>, recorder: &Recorder) -> Vec<
     }
     recover(cluster).await;
     tokio::time::sleep(AFTERMATH).await;
+    progress.stage(Stage::LastLooks);
     stop.send_replace(true);
     let winding_up = async {
         while let Some(load) = loads.join_next().await {

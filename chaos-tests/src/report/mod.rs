@@ -1,5 +1,6 @@
 //! What is left of a run for people and for build servers: a page, a text, a list of test cases, a script.
 
+pub mod campaign;
 pub mod junit;
 pub mod repro;
 pub mod text;

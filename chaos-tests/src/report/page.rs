@@ -58,55 +58,37 @@ fn class(outcome: Outcome) -> &'static str {
 }
 
 fn head(run: &Run, verdict: &Verdict, totals: &Totals) -> Markup {
-    let how = match &run.made {
+    let (how, version) = match &run.made {
         Made::Real {
             server, version, ..
         } => {
             let name = server.file_name().unwrap_or_default().to_string_lossy();
-            format!("real processes · {name} {version}")
+            (format!("real processes of {name}"), Some(version))
         }
-        Made::Simulated => "simulation".into(),
+        Made::Simulated => ("simulation".into(), None),
     };
+    let seed = format!("seed {}", run.plan.seed);
     let class = class(verdict.outcome);
     html! {
         header {
-            p.name { b { (run.plan.name) } span { "seed " (run.plan.seed) } span { (how) } }
+            p.name {
+                b { (run.plan.name) }
+                @if !run.plan.name.contains(&seed) { span { (seed) } }
+                span title=[version] { (how) }
+            }
             h1 class=(class) { (verdict.outcome) }
             p.meaning { (meaning(verdict)) }
             p.soft { (words::plan(&run.plan)) }
-            @if let Some((link, what)) = first(verdict) {
+            @if let Some(first) = verdict.first() {
                 p class=(format!("first {class}")) {
-                    span { (what) @if let Some(link) = link { " " a href=(link) { "Evidence" } } }
+                    span {
+                        (first)
+                        @if verdict.outcome == Outcome::Invalid { " " a href="#v1" { "Evidence" } }
+                    }
                 }
             }
             (numbers(run, verdict, totals))
         }
-    }
-}
-
-/// What a reader has to know first of a verdict that is not valid, and where to read on.
-fn first(verdict: &Verdict) -> Option<(Option<&'static str>, String)> {
-    let judgements = &verdict.judgements;
-    let in_any = |found: fn(&Judgement) -> Option<&String>| {
-        judgements
-            .iter()
-            .find_map(|j| found(j).map(|what| format!("{}: {what}", j.checker)))
-    };
-    match verdict.outcome {
-        Outcome::Valid => None,
-        Outcome::HarnessError => in_any(|j| j.harness_errors.first()).map(|what| (None, what)),
-        Outcome::Invalid => in_any(|j| j.violations.first().map(|violation| &violation.what))
-            .map(|what| (Some("#v1"), what)),
-        Outcome::Inconclusive => in_any(|j| j.inconclusive.first())
-            .map(|what| (None, what))
-            .or_else(|| {
-                let (gate, counted) = verdict.missed.first()?;
-                let what = format!(
-                    "{}: {counted} seen, at least {} wanted.",
-                    gate.fact, gate.at_least
-                );
-                Some((Some("#gates"), what))
-            }),
     }
 }
 
@@ -168,7 +150,11 @@ fn legend(bands: &[Band]) -> Markup {
                 svg viewBox="0 0 18 10" { rect.hatched width="18" height="10" fill="url(#hatch-code)" {} }
                 span.soft { "not proved" }
             }
-            (swatch("role leader", "leader")) (swatch("role follower", "follower")) (swatch("role silent", "not heard of"))
+            span { svg viewBox="0 0 18 10" { path.start d="M5 .5v9l7 -4.5z" {} } "started" }
+            span { svg viewBox="0 0 18 10" { path.end d="M5 1l8 8m0 -8l-8 8" {} } "ended" }
+            span { svg viewBox="0 0 18 10" { polyline.applied points="0,8 10,3 18,2" {} } "applied index" }
+            (swatch("role leader", "leader"))
+            (swatch("role follower", "follower")) (swatch("role silent", "not heard of"))
             (swatch("ok", "ok")) (swatch("failed", "failed")) (swatch("unknown", "unknown"))
         }
     }

@@ -17,15 +17,15 @@ pub fn script(run: &Run) -> String {
     let what = run.plan.name.replace(char::is_control, " ");
     let how = match &run.made {
         Made::Real { version, .. } => format!(
-            "# The server was {}. Real processes do not do the same twice: the plan is the same,\n\
-             # the interleaving is not. Try it some times.\n",
+            "# The server said of itself: {}\n\
+             # Real processes do not do the same twice: the plan is the same, the interleaving is not. Try it some times.\n",
             version.replace(char::is_control, " ")
         ),
         Made::Simulated => "# In simulation the same plan makes the same run.\n".into(),
     };
     format!(
         "#!/bin/sh\n\
-         # Makes this run again: {what}, seed {seed}.\n\
+         # Makes this run again: {what} (seed {seed}).\n\
          {how}\
          # CHAOS names the program if it is not on the path. To judge again what is here: chaos check .\n\
          set -eu\n\

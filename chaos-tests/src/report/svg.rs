@@ -119,6 +119,10 @@ fn axis(timeline: &Timeline<'_>, scale: Scale, top: f64, bottom: f64) -> Markup 
             rect.calm x=(px(scale.x(from))) y=(px(top)) width=(px(scale.x(to) - scale.x(from)))
                 height=(px(bottom - top)) { title { "before or after the load" } }
         }
+        text.note x=(px(scale.x(from))) y=(px(top - 6.0)) { "load" }
+        @if scale.x(timeline.end) - scale.x(to) > 110.0 {
+            text.note x=(px(scale.x(to))) y=(px(top - 6.0)) { "healing and last looks" }
+        }
         @for at in (0..=timeline.end).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
             @let x = px(scale.x(at));
             line.grid x1=(x) y1=(px(top)) x2=(x) y2=(px(bottom)) {}

@@ -59,6 +59,14 @@ pub fn duration(nanos: Nanos) -> String {
     }
 }
 
+/// Milliseconds as seconds, to the tenth.
+fn brief(ms: u64) -> String {
+    match (ms / 1000, ms % 1000 / 100) {
+        (seconds, 0) => format!("{seconds} s"),
+        (seconds, tenths) => format!("{seconds}.{tenths} s"),
+    }
+}
+
 /// A number with its thousands apart.
 pub fn number(number: u64) -> String {
     let digits = number.to_string();
@@ -114,6 +122,8 @@ pub fn fault(fault: &Fault) -> String {
 
 fn parameter(name: &str, value: &str) -> String {
     match name {
+        "inbound" if value == "true" => "hears nothing".into(),
+        "inbound" => "is not heard".into(),
         "percent" => format!("{value} %"),
         "ms" => format!("{value} ms"),
         "seconds" => format!("{value} s"),
@@ -157,9 +167,10 @@ pub fn plan(plan: &Plan) -> String {
         .iter()
         .map(|load| format!("{} {}", load.clients, name_of(&load.workload)))
         .collect();
-    let loads = match loads.as_slice() {
-        [] => "no clients".to_owned(),
-        loads => format!("clients of {}", loads.join(", ")),
+    let loads = match loads.split_last() {
+        None => "no clients".to_owned(),
+        Some((only, [])) => format!("{only} clients"),
+        Some((last, others)) => format!("{} and {last} clients", others.join(", ")),
     };
     let faults = match plan.faults.len() {
         0 => "no faults".to_owned(),
@@ -168,13 +179,8 @@ pub fn plan(plan: &Plan) -> String {
                 .faults
                 .iter()
                 .map(|planned| {
-                    let (at, hold) = (planned.at_ms * 1_000_000, planned.hold_ms * 1_000_000);
-                    format!(
-                        "{} at {} for {}",
-                        fault(&planned.fault),
-                        duration(at),
-                        duration(hold)
-                    )
+                    let (at, hold) = (brief(planned.at_ms), brief(planned.hold_ms));
+                    format!("{} at {at} for {hold}", fault(&planned.fault))
                 })
                 .collect();
             format!("{}: {}", plural(n, "fault"), faults.join("; "))
@@ -195,7 +201,7 @@ pub fn plan(plan: &Plan) -> String {
         Some(mutant) => format!(" The server has a planted bug, {mutant}."),
         None => String::new(),
     };
-    let length = duration(plan.duration_ms * 1_000_000);
+    let length = brief(plan.duration_ms);
     format!("{members}{disk} under load for {length}: {loads}; {faults}.{mutant}")
 }
 
@@ -562,7 +568,7 @@ mod tests {
         });
         assert_eq!(
             told,
-            "Three members under load for 20.00 s: clients of 4 register; 1 fault: isolate leader at 3.00 s for 5.00 s."
+            "Three members under load for 20 s: 4 register clients; 1 fault: isolate leader at 3 s for 5 s."
         );
     }
 
