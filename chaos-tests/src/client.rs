@@ -88,6 +88,11 @@ impl Client {
         WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
+    /// An election client on this client's connection, to observe with.
+    pub fn election(&self) -> ElectionClient<Channel> {
+        ElectionClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
     /// Goes to another member, as a new client process.
     pub fn move_to(&mut self, member: Member) {
         self.member = member;

@@ -40,6 +40,8 @@ pub enum Record {
     Hold(Hold),
     /// A client used what it held, on a resource outside of the cluster.
     Effect(Effect),
+    /// An observer of an election was told something.
+    Observed(Observed),
     /// A fault began, took hold, ended or could not be made.
     Fault(FaultStep),
     /// Something about a member, seen from outside.
@@ -263,6 +265,29 @@ pub struct Effect {
     pub found: u64,
 }
 
+/// What an observer of an election was told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The workload it belongs to.
+    pub workload: String,
+    /// The observer, by a number of its own for every time it began anew.
+    pub observer: u32,
+    /// The member that it asks.
+    pub member: Member,
+    /// When.
+    pub at: Nanos,
+    /// The election.
+    pub election: String,
+    /// The key of who leads.
+    pub key: String,
+    /// Its token: the key's create revision.
+    pub token: i64,
+    /// The revision of its value.
+    pub revision: i64,
+    /// What it proclaims.
+    pub value: String,
+}
+
 /// A step in the life of a fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FaultStep {
@@ -360,6 +385,8 @@ pub struct History {
     pub holds: Vec<Hold>,
     /// Effects in the order they happened.
     pub effects: Vec<Effect>,
+    /// What observers of elections were told, in the order they were.
+    pub observed: Vec<Observed>,
     /// Steps of faults in the order they happened.
     pub faults: Vec<FaultStep>,
     /// Steps of members in the order they happened.
@@ -378,6 +405,7 @@ impl History {
                 Record::Watch(step) => history.watches.push(step),
                 Record::Hold(hold) => history.holds.push(hold),
                 Record::Effect(effect) => history.effects.push(effect),
+                Record::Observed(observed) => history.observed.push(observed),
                 Record::Fault(step) => history.faults.push(step),
                 Record::Member(step) => history.members.push(step),
                 Record::Stalled { at, nanos } => history.stalls.push((at, nanos)),
@@ -425,6 +453,7 @@ struct Inner {
     operations: u64,
     clients: u32,
     watchers: u32,
+    observers: u32,
     /// The last time that was given out.
     last: Nanos,
 }
@@ -470,6 +499,13 @@ impl Recorder {
         let mut inner = self.inner.lock();
         inner.watchers += 1;
         inner.watchers
+    }
+
+    /// A number for an observer.
+    pub fn next_observer(&self) -> u32 {
+        let mut inner = self.inner.lock();
+        inner.observers += 1;
+        inner.observers
     }
 
     /// Adds a record.
