@@ -4,24 +4,36 @@
 //! a correct history and that it catches one with a planted fault.
 
 pub mod agree;
+pub mod deleters;
 pub mod effects;
+pub mod exclusion;
 mod explain;
 pub mod faults;
 pub mod known;
+pub mod lease;
+pub mod line;
 pub mod linearizable;
 mod order;
 pub mod processes;
 pub mod real_time;
 pub mod revisions;
+pub mod timing;
+pub mod waiters;
 pub mod witness;
+
+use std::time::Duration;
 
 use crate::history::History;
 use crate::plan::Plan;
 use crate::verdict::Judgement;
 
 /// Everything that there is to judge about a run.
-pub fn judge_all(history: &History, _plan: &Plan) -> Vec<Judgement> {
+pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
+    let election = Duration::from_millis(plan.server.election_ms);
     let mut judgements = keys(history);
+    judgements.push(lease::judge(history, lease::Slack::of_election(election)));
+    judgements.push(exclusion::judge(history));
+    judgements.push(waiters::judge(history));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
     judgements

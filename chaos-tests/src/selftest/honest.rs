@@ -108,6 +108,8 @@ struct Cluster {
     compacted: i64,
     lease: i64,
     leased: BTreeMap<i64, BTreeSet<Bytes>>,
+    /// When the time of each lease is over.
+    ends: BTreeMap<i64, Nanos>,
 }
 
 impl Cluster {
@@ -127,6 +129,7 @@ impl Cluster {
             compacted: 0,
             lease: 0x7000,
             leased: BTreeMap::new(),
+            ends: BTreeMap::new(),
         };
         for member in 1..=shape.members {
             cluster.places.push(Place {
@@ -543,6 +546,7 @@ impl Cluster {
         self.leased.insert(id, BTreeSet::new());
         let request = pb::LeaseGrantRequest { ttl, id: 0 };
         self.other("lease", called, request.into(), Answer::LeaseGrant(answer));
+        self.ends.insert(id, self.now + 2_000_000_000);
         for key in 0..self.chance.random_range(1..4) {
             let called = self.tick();
             let put = pb::PutRequest {
@@ -563,9 +567,11 @@ impl Cluster {
     }
 
     fn expire(&mut self) {
-        let Some((_, keys)) = self.leased.pop_first() else {
+        let Some((lease, keys)) = self.leased.pop_first() else {
             return;
         };
+        // Its time passes while nothing else happens.
+        self.now = self.now.max(self.ends.remove(&lease).unwrap_or(0));
         self.push(keys.into_iter().map(Change::Delete).collect());
     }
 

@@ -4,10 +4,17 @@
 //! from tokio's clock and chance from the seed.
 
 pub mod append;
+pub mod ask;
+pub mod await_delete;
+pub mod election;
+pub mod lease;
+pub mod line;
+pub mod lock;
 pub mod maintenance;
 pub mod overload;
 pub mod register;
 pub mod requests;
+pub mod session;
 pub mod stream;
 pub mod watch;
 pub mod witness;
@@ -28,15 +35,16 @@ pub async fn start(load: &Load, mut context: Context) {
     let clients = load.clients;
     match load.workload {
         Workload::Watch => watch::run(context, clients).await,
+        Workload::Lease => lease::run(context, clients).await,
+        Workload::Lock => lock::run(context, clients).await,
+        Workload::Election => election::run(context, clients).await,
         Workload::Maintenance => maintenance::run(context, clients).await,
         Workload::Overload => overload::run(context, clients).await,
         Workload::Register => register::run(context, clients).await,
         Workload::Append => append::run(context, clients).await,
-        Workload::Lease
-        | Workload::Lock
-        | Workload::Election
-        | Workload::Queue
-        | Workload::Barrier => panic!("there is no workload {:?}", load.workload),
+        Workload::Queue | Workload::Barrier => {
+            panic!("there is no workload {:?}", load.workload)
+        }
     }
 }
 

@@ -1,0 +1,78 @@
+//! Waiting for the end of a key by a watch of it.
+
+use std::future::Future;
+use std::pin::pin;
+
+use baton_proto::etcdserverpb as pb;
+use bytes::Bytes;
+use pb::watch_create_request::FilterType;
+
+use super::Context;
+use super::stream::Stream;
+use crate::client::Client;
+
+/// How waiting for a key's end went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// It was deleted at this revision.
+    Deleted(i64),
+    /// The watch broke, or said nothing for long: whether the key is there has to be asked again.
+    Unsure,
+    /// The caller did not want to wait any longer.
+    GivenUp,
+}
+
+/// Waits until one key, or any key of a range, is deleted at `revision` or later, by one watch at `client`'s member.
+pub async fn deleted(
+    context: &Context,
+    workload: &'static str,
+    client: &Client,
+    (key, range_end): (Bytes, Bytes),
+    revision: i64,
+    give_up: impl Future<Output = ()>,
+) -> Waited {
+    let request = pb::WatchCreateRequest {
+        key,
+        range_end,
+        start_revision: revision,
+        filters: vec![FilterType::Noput as i32],
+        ..Default::default()
+    };
+    let watcher = context.recorder.next_watcher();
+    let mut give_up = pin!(give_up);
+    let opening = Stream::open_on(context, workload, client, watcher, request);
+    let opened = tokio::select! {
+        biased;
+        () = &mut give_up => return Waited::GivenUp,
+        opened = opening => opened,
+    };
+    let Ok(mut stream) = opened else {
+        return Waited::Unsure;
+    };
+    loop {
+        let received = tokio::select! {
+            biased;
+            () = &mut give_up => {
+                stream.close();
+                return Waited::GivenUp;
+            }
+            received = stream.receive_within(context.patience) => received,
+        };
+        match received {
+            Ok(Some((_, response))) if response.canceled => return Waited::Unsure,
+            Ok(Some((_, response))) => {
+                let deleted = response.events.iter().find_map(|event| event.kv.as_ref());
+                if let Some(kv) = deleted {
+                    let revision = kv.mod_revision;
+                    stream.close();
+                    return Waited::Deleted(revision);
+                }
+            }
+            Ok(None) => {
+                stream.close();
+                return Waited::Unsure;
+            }
+            Err(_) => return Waited::Unsure,
+        }
+    }
+}
