@@ -13,12 +13,14 @@ pub mod known;
 pub mod lease;
 pub mod line;
 pub mod linearizable;
+pub mod lives;
 mod order;
 pub mod processes;
 pub mod real_time;
 pub mod revisions;
 pub mod timing;
 pub mod waiters;
+pub mod watch;
 pub mod witness;
 
 use std::time::Duration;
@@ -29,11 +31,14 @@ use crate::verdict::Judgement;
 
 /// Everything that there is to judge about a run.
 pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
+    let mut flags = plan.server.flags.iter();
+    let compacts_itself = flags.any(|flag| flag.contains("auto-compaction"));
     let election = Duration::from_millis(plan.server.election_ms);
     let mut judgements = keys(history);
     judgements.push(lease::judge(history, lease::Slack::of_election(election)));
     judgements.push(exclusion::judge(history));
     judgements.push(waiters::judge(history));
+    judgements.push(watch::judge(history, compacts_itself));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
     judgements

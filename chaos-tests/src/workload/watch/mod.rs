@@ -212,6 +212,8 @@ impl Watching {
     ) -> (u32, pb::WatchCreateRequest) {
         let watcher = self.context.recorder.next_watcher();
         let mut create = wish::narrow(&mut self.chance, self.newest.get());
+        // Compaction would end a watch of the past, and the id be free again without the client's doing.
+        create.start_revision = 0;
         create.watch_id = watch_id;
         places.insert(watcher, Place::of(&create, false));
         (watcher, create)
