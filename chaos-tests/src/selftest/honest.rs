@@ -446,6 +446,16 @@ impl Cluster {
                 ..Default::default()
             }),
         );
+        let (at, newest) = (self.tick(), self.place(member).applied);
+        self.watch(
+            member,
+            at,
+            WatchEvent::Received(pb::WatchResponse {
+                header: Some(header(member, newest)),
+                created: true,
+                ..Default::default()
+            }),
+        );
     }
 
     /// The witness of any member but the first loses its stream, or has a new one. One that was overtaken by compaction

@@ -3,6 +3,7 @@
 pub mod evidence;
 pub mod honest;
 pub mod keys;
+pub mod watching;
 
 use rand::rngs::SmallRng;
 
@@ -38,7 +39,7 @@ pub enum Fate {
 
 /// All mutations there are.
 pub fn mutations() -> Vec<Mutation> {
-    keys::MUTATIONS.to_vec()
+    [keys::MUTATIONS, watching::MUTATIONS].concat()
 }
 
 /// Makes the history of `seed` wrong and has it judged.

@@ -1,7 +1,7 @@
 //! A watch stream at one member, with as many watchers on it as are asked for. What is sent and received on it goes into
 //! the history, each message under the watcher it is for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
@@ -27,6 +27,8 @@ pub struct Stream {
     awaited: VecDeque<u32>,
     /// Watchers by the ids the server knows them by.
     ids: BTreeMap<i64, u32>,
+    /// Watchers whose end the client has asked for.
+    leaving: BTreeSet<u32>,
 }
 
 /// Writes the steps of watchers at one member.
@@ -97,6 +99,7 @@ impl Stream {
                 responses: responses.into_inner(),
                 awaited: VecDeque::from([watcher]),
                 ids: BTreeMap::new(),
+                leaving: BTreeSet::new(),
             }),
             Err(status) => {
                 journal.add(watcher, WatchEvent::Broken((&status).into()));
@@ -130,7 +133,10 @@ impl Stream {
     /// Asks for the end of a watcher. Messages for it may still come until the server confirms that.
     pub fn cancel(&mut self, watcher: u32) {
         let known = self.ids.iter().find(|(_, known)| **known == watcher);
-        if let Some((&watch_id, _)) = known {
+        // Asked for twice, it might hit the next watcher of the same id.
+        if let Some((&watch_id, _)) = known
+            && self.leaving.insert(watcher)
+        {
             self.journal.add(watcher, WatchEvent::Cancelled);
             self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest {
                 watch_id,

@@ -8,7 +8,7 @@
 //! up to the first thing that is wrong with it.
 
 mod compactions;
-mod log;
+pub(crate) mod log;
 mod sitting;
 
 #[cfg(test)]
@@ -150,7 +150,8 @@ impl Judge<'_> {
                 return Err(wrong("was served before it was answered"));
             };
             let floor = self.compactions.floor(sitting.member, sitting.asked);
-            let below = 0 < sitting.request.start_revision && sitting.request.start_revision < floor;
+            let below =
+                0 < sitting.request.start_revision && sitting.request.start_revision < floor;
             if below && !message.head.canceled && !message.after_cancel {
                 let what = format!(
                     "goes on, though the member had said that it compacted revision {floor}"
@@ -223,7 +224,9 @@ impl Judge<'_> {
         let mut rest = &message.events[..];
         while let Some(first) = rest.first() {
             let revision = revision(first);
-            let same = rest.iter().take_while(|event| self::revision(event) == revision);
+            let same = rest
+                .iter()
+                .take_while(|event| self::revision(event) == revision);
             let (events, after) = rest.split_at(same.count());
             rest = after;
             let wrong = |what: &str| watch.wrong(message.at, what).at_revision(revision);
@@ -289,11 +292,7 @@ impl Judge<'_> {
                 judged.count("events filtered out", 1);
                 continue;
             }
-            let what = format!(
-                "{how} revision {}: {}",
-                entry.revision,
-                told(&entry.event)
-            );
+            let what = format!("{how} revision {}: {}", entry.revision, told(&entry.event));
             return Err(watch.wrong(at, &what).at_revision(entry.revision));
         }
         Ok(())
@@ -319,7 +318,9 @@ impl Judge<'_> {
                 return Err(wrong(&what));
             }
             if event.prev_kv.is_some() && !request.prev_kv {
-                return Err(wrong("was told of a previous value, which it had not asked for"));
+                return Err(wrong(
+                    "was told of a previous value, which it had not asked for",
+                ));
             }
         }
         if revision > self.log.end() {
@@ -349,7 +350,9 @@ impl Judge<'_> {
             }
         }
         if events.len() != happened.len() {
-            return Err(wrong(&format!("was told of a part of revision {revision} twice")));
+            return Err(wrong(&format!(
+                "was told of a part of revision {revision} twice"
+            )));
         }
         for (event, entry) in events.iter().zip(&happened) {
             if !same(event, entry) {
@@ -376,7 +379,10 @@ impl Judge<'_> {
         entry: &Entry,
         judged: &mut Judgement,
     ) -> Result<(), Violation> {
-        judged.count("previous values compared", usize::from(entry.before.is_some()));
+        judged.count(
+            "previous values compared",
+            usize::from(entry.before.is_some()),
+        );
         if event.prev_kv == entry.before {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 //! stream, or plays with ids. It always reads what it is sent in the end: a pause of a slow reader is far below the time that
 //! the checker of watches gives an event to arrive, and where the load ends it reads until it has come to the newest write.
 
-mod wish;
+pub(crate) mod wish;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Status;
 
-pub use self::wish::prefix;
+pub use self::wish::{Place, prefix};
 
-use self::wish::Place;
 use self::writers::Newest;
 use super::Context;
 use super::stream::Stream;
