@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::boxed::Boxed;
+use super::clock::{self, Clock};
 use super::disk::Disk;
 use super::net::{self, PEER_PORT, Place};
 use super::node::{LOOK_AGAIN, Layout, Node};
@@ -81,6 +82,18 @@ impl Cluster {
             let disk = Disk::make(&home.join("disk.img"), &home.join("disk"), plan.server.disk)
                 .await
                 .with_context(|| format!("cannot make a disk for m{member}"))?;
+            let moved = clock::is_moved_by(plan) && clock::missing(server).is_none();
+            let clock = if moved {
+                Some(Clock::make(&home)?)
+            } else {
+                None
+            };
+            let mut arguments = arguments(plan, member);
+            if clock.is_some() {
+                // It logs a line, with its time, of whoever asks for another host.
+                let host = Place::Member(member).address();
+                arguments.push(format!("--host-whitelist={host}").into());
+            }
             let groups = if boxed.privileged() {
                 make_groups(member)
             } else {
@@ -92,8 +105,9 @@ impl Cluster {
                 environment: environment(member, &home),
                 home,
                 disk,
+                clock,
                 server: server.to_owned(),
-                arguments: arguments(plan, member),
+                arguments,
                 groups,
             };
             cluster.nodes.push(Arc::new(Node::new(layout, recorder)));

@@ -3,6 +3,7 @@
 //! Every fault proves that it took hold and that it is gone. What a host cannot do is skipped by name.
 
 pub mod boxed;
+pub mod clock;
 pub mod cluster;
 pub mod crossing;
 pub mod disk;
@@ -11,4 +12,5 @@ pub mod host;
 pub mod nemesis;
 pub mod net;
 pub mod node;
+pub mod shaper;
 pub mod tool;

@@ -125,6 +125,7 @@ fn channel(from: Place, member: Member) -> Channel {
 /// A rule for packets between places, with a counter.
 #[derive(Debug)]
 pub struct Rule {
+    family: &'static str,
     table: String,
 }
 
@@ -156,7 +157,10 @@ impl Rule {
         }
         script.push_str("}\n");
         run_with("nft", &["-f", "-"], &script).await?;
-        Ok(Self { table })
+        Ok(Self {
+            family: "bridge",
+            table,
+        })
     }
 
     /// How many packets it met.
@@ -185,13 +189,40 @@ impl Rule {
     /// # Errors
     /// nft refuses.
     pub async fn remove(self) -> Result<()> {
-        run("nft", &["delete", "table", "bridge", &self.table]).await?;
+        run("nft", &["delete", "table", self.family, &self.table]).await?;
         Ok(())
     }
 }
 
+/// Repeats some of the packets between members: so many of a hundred.
+///
+/// # Errors
+/// The kernel cannot repeat packets, or nft refuses.
+pub async fn duplicate(members: &[Member], percent: u32) -> Result<Rule> {
+    let table = table_name();
+    let mut script = format!("table netdev {table} {{\ncounter hits {{ }}\n");
+    for from in members {
+        script.push_str(&format!(
+            "chain from{from} {{\ntype filter hook ingress device \"cv{from}\" priority 0; policy accept;\n"
+        ));
+        for to in members.iter().filter(|to| *to != from) {
+            let address = Place::Member(*to).address();
+            script.push_str(&format!(
+                "ip daddr {address} numgen random mod 100 < {percent} counter name hits dup to \"cv{to}\"\n"
+            ));
+        }
+        script.push_str("}\n");
+    }
+    script.push_str("}\n");
+    run_with("nft", &["-f", "-"], &script).await?;
+    Ok(Rule {
+        family: "netdev",
+        table,
+    })
+}
+
 /// A name for a table that no other fault has.
-pub(crate) fn table_name() -> String {
+fn table_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{TABLE}{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::host::program;
 use super::net::{self, Place};
@@ -47,6 +48,8 @@ pub struct Node {
     pub member: Member,
     /// Its disk, if it has one of its own.
     pub disk: Option<Disk>,
+    /// Its clock, if it can be moved.
+    pub clock: Option<Clock>,
     /// Who works on its process, files or clock holds this, so that two faults do not undo each other's work.
     pub claim: Arc<tokio::sync::Mutex<()>>,
     home: PathBuf,
@@ -76,7 +79,14 @@ pub struct Excuse(Arc<Node>);
 impl Drop for Excuse {
     fn drop(&mut self) {
         self.0.scan_log();
-        self.0.excused.fetch_sub(1, Ordering::SeqCst);
+        if self.0.excused.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(process) = &*self.0.process.lock()
+        {
+            // One that still runs answers for itself again.
+            process
+                .expected
+                .store(*process.ended.borrow(), Ordering::SeqCst);
+        }
     }
 }
 
@@ -89,6 +99,8 @@ pub struct Layout {
     pub home: PathBuf,
     /// Its disk, if it has one of its own.
     pub disk: Option<Disk>,
+    /// Its clock, if it can be moved.
+    pub clock: Option<Clock>,
     /// The program.
     pub server: PathBuf,
     /// All flags but those of the data directory.
@@ -108,6 +120,7 @@ impl Node {
             data: base.join("data"),
             home: layout.home,
             disk: layout.disk,
+            clock: layout.clock,
             claim: Arc::default(),
             server: layout.server,
             arguments: layout.arguments,
@@ -169,8 +182,9 @@ impl Node {
             .args(&self.groups)
             .arg("--")
             .arg("env");
-        for (name, value) in &self.environment {
-            let mut setting = name.clone();
+        let clock = self.clock.iter().flat_map(Clock::environment);
+        for (name, value) in self.environment.iter().cloned().chain(clock) {
+            let mut setting = name;
             setting.push("=");
             setting.push(value);
             command.arg(setting);

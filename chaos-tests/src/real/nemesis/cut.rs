@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
@@ -198,12 +199,12 @@ async fn prove(
     rule: Option<&Rule>,
     text: &str,
 ) -> Result<(), Trouble> {
-    let mut open = Vec::new();
-    for (from, to) in pairs {
-        if crossing::send(*from, *to, KNOCK).await?.arrived > 0 {
-            open.push(format!("{} to {}", from.address(), to.address()));
-        }
-    }
+    let knocks = pairs.iter().map(|(from, to)| async {
+        let open = crossing::send(*from, *to, KNOCK).await?.arrived > 0;
+        let path = format!("{} to {}", from.address(), to.address());
+        anyhow::Ok(open.then_some(path))
+    });
+    let open: Vec<String> = try_join_all(knocks).await?.into_iter().flatten().collect();
     let hits = match rule {
         Some(rule) => rule.hits().await?,
         None => 0,

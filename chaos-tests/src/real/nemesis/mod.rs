@@ -1,7 +1,14 @@
 //! Faults, one file per family. Each is made, proves that it took hold, holds, is healed, and proves that it is gone.
 
+mod admin;
+mod clock;
 mod cut;
+mod damage;
+mod disk;
+mod limits;
+mod link;
 mod process;
+mod sync;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +24,9 @@ use super::net::Place;
 use super::node::Node;
 use crate::client::Dial;
 use crate::history::{FaultStep, Member, Phase, Record, Recorder};
-use crate::plan::{Fault, PlannedFault, Target};
+use crate::plan::{Fault, FileKind, PlannedFault, Target};
 use crate::seed;
+use damage::Harm;
 
 /// How long a leader is waited for when a fault is about the leader.
 const LEADER: Duration = Duration::from_secs(3);
@@ -143,7 +151,47 @@ impl Act {
             Fault::Terminate { target } => process::terminate(self, target).await,
             Fault::Pause { target } => process::pause(self, target).await,
             Fault::RollingRestart => process::rolling_restart(self).await,
-            _ => skip("real processes have no such fault"),
+            Fault::Delay { ms, jitter_ms } => link::delay(self, ms, jitter_ms).await,
+            Fault::Loss { percent } => link::loss(self, percent).await,
+            Fault::Duplicate { percent } => link::repeat(self, percent).await,
+            Fault::SlowLink { target, kbit } => link::slow(self, target, kbit).await,
+            Fault::Reset { target } => link::reset(self, target).await,
+            Fault::Cpu { target, percent } => limits::cpu(self, target, percent).await,
+            Fault::Memory { target, spare_mib } => limits::memory(self, target, spare_mib).await,
+            Fault::Descriptors { target, spare } => limits::descriptors(self, target, spare).await,
+            Fault::ClockJump { target, seconds } => clock::jump(self, target, seconds).await,
+            Fault::ClockStrobe {
+                target,
+                ms,
+                period_ms,
+            } => clock::strobe(self, target, ms, period_ms).await,
+            Fault::ClockRate { target, percent } => clock::rate(self, target, percent).await,
+            Fault::PowerCut { target } => disk::power_cut(self, target).await,
+            Fault::DiskFull { target } => disk::full(self, target).await,
+            Fault::DiskSlow { target, ms } => sync::slow(self, target, ms).await,
+            Fault::DiskHang { target } => disk::hang(self, target).await,
+            Fault::SyncError { target, when } => sync::fail(self, target, when).await,
+            Fault::DiskReadOnly { target } => disk::read_only(self, target).await,
+            Fault::FlipBits { target, file, bits } => {
+                damage::files(self, target, file, Harm::Flip(bits)).await
+            }
+            Fault::Truncate { target, file } => {
+                damage::files(self, target, file, Harm::Truncate).await
+            }
+            Fault::SwapFiles { target, file } => {
+                damage::files(self, target, file, Harm::Swap).await
+            }
+            Fault::LoseState { target } => {
+                damage::files(self, target, FileKind::State, Harm::Lose).await
+            }
+            Fault::RollBack { target } => damage::roll_back(self, target).await,
+            Fault::Compact { behind } => admin::compact(self, behind).await,
+            Fault::Defragment { target } => admin::defragment(self, target).await,
+            Fault::MoveLeader => admin::move_leader(self).await,
+            Fault::Messages { .. } | Fault::StaleSnapshot { .. } => {
+                skip("only simulation can do this to single messages")
+            }
+            Fault::Point { .. } => skip("the server has no points for faults"),
         }
     }
 
@@ -272,6 +320,18 @@ impl Act {
         }
         self.claims.extend(claims);
         Ok(taken)
+    }
+
+    /// The same, but waits for other faults to come to their end.
+    async fn claim_in_turn(&mut self, members: &[Member]) -> Vec<Arc<Node>> {
+        let mut taken = Vec::new();
+        for &member in members {
+            if let Some(node) = self.cluster().node(member).cloned() {
+                self.claims.push(node.claim.clone().lock_owned().await);
+                taken.push(node);
+            }
+        }
+        taken
     }
 
     /// Counts this fault among those of the network, as long as what it returns lives.

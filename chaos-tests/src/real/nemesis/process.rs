@@ -64,7 +64,15 @@ pub(super) async fn kill_loop(
     let mut killed = 0;
     let began = Instant::now();
     while act.hold > began.elapsed() && !*act.over.borrow() {
-        let nodes = act.take(target).await?;
+        let nodes = match act.take(target).await {
+            Ok(nodes) => nodes,
+            // Whoever is drawn next may be free again.
+            Err(_) if killed > 0 => {
+                tokio::time::sleep(period).await;
+                continue;
+            }
+            Err(trouble) => return Err(trouble),
+        };
         everybody_hit.extend(&act.members);
         let before = pids(&nodes);
         kill_all(&nodes).await;
@@ -81,7 +89,7 @@ pub(super) async fn kill_loop(
     everybody_hit.dedup();
     act.members.clone_from(&everybody_hit);
     act.healing();
-    let nodes = act.claim(&everybody_hit)?;
+    let nodes = act.claim_in_turn(&everybody_hit).await;
     let text = start_again(&nodes).await?;
     act.healed(format!("{text}, after {killed} rounds"));
     Ok(())
