@@ -170,7 +170,7 @@ impl Rule {
     pub async fn hits(&self) -> Result<u64> {
         let text = run(
             "nft",
-            &["-j", "list", "counters", "table", "bridge", &self.table],
+            &["-j", "list", "counters", "table", self.family, &self.table],
         )
         .await?;
         let listed: serde_json::Value = serde_json::from_str(&text)?;

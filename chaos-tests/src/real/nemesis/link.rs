@@ -154,7 +154,7 @@ pub(super) async fn slow(act: &mut Act, target: Target, kbit: u64) -> Result<(),
     // About half a second's worth, and more than the burst that passes at once.
     let volley = Volley {
         count: u32::try_from(kbit / 16).unwrap_or(u32::MAX).clamp(10, 500),
-        gap: Duration::ZERO,
+        gap: Duration::from_micros(200),
         bytes: 1000,
         patience: Duration::from_secs(4),
         linger: false,
