@@ -22,6 +22,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::chaos::{Point, point, reach};
 use crate::flusher::{AllRows, Flusher};
 use crate::line::Wakes;
 use crate::state_hash::{self, Extend, STATE_HASH_KEY, StateHashes};
@@ -151,6 +152,7 @@ impl ApplyLoop {
         let mut effects = Vec::new();
         let mut rows: Vec<RowChange> = Vec::new();
         let mut answers = Vec::new();
+        point(Point::ApplyBefore);
         let shared = Arc::clone(&self.state);
         let mut state = shared.write();
         let begun = Instant::now();
@@ -171,11 +173,13 @@ impl ApplyLoop {
         rows.push(meta_row(APPLIED_KEY, last.encode_to_vec()));
         rows.extend(hash.row().map(|row| meta_row(STATE_HASH_KEY, row)));
         drop(hash);
+        point(Point::ApplyBeforeRows);
         self.flusher.write(rows, Some(revision));
         drop(state);
         if begun.elapsed() > SLOW {
             counter!("etcd_server_slow_apply_total").increment(1);
         }
+        point(Point::ApplyAfterRows);
 
         if !events.is_empty() {
             self.hub.publish(&events);
@@ -184,6 +188,7 @@ impl ApplyLoop {
         if !effects.is_empty() {
             (self.effects)(&effects);
         }
+        point(Point::ApplyBeforeAnswer);
         self.applied.send_replace(Some(last));
         for (id, outcome) in answers {
             self.waiters.answer(id, outcome);
@@ -244,7 +249,9 @@ impl ApplyLoop {
         let state = State::load(&mut all)
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
         let hash = state_hash::known_to_snapshot(&rows, last)?;
+        reach(Point::InstallBeforeReplace).await;
         self.flusher.replace(rows).await?;
+        reach(Point::InstallAfterReplace).await;
         let revision = state.revision();
         let compact_revision = state.compact_revision();
         {
@@ -253,6 +260,7 @@ impl ApplyLoop {
             self.history.ring().reset(revision);
             self.hashes.reset(hash);
         }
+        point(Point::WatchReset);
         self.hub.reset(revision);
         self.wakes.all();
         (self.effects)(&[Effect::Compacted {

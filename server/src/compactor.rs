@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::chaos::{Point, reach};
 use crate::config::AutoCompaction;
 use crate::core::Core;
 
@@ -155,6 +156,7 @@ impl Compactor {
             let started = Instant::now();
             let mut cursor = CompactCursor::new();
             while !cursor.is_done() {
+                reach(Point::CompactBatch).await;
                 let paused = Instant::now();
                 {
                     let mut state = state.write();

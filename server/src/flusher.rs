@@ -14,6 +14,7 @@ use baton_state_machine::{RowChange, Table};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::chaos::{Mutant, Point, planted, point};
 use crate::storage::{Snapshot, StateStore};
 
 /// Bytes of unwritten rows at which proposals begin to wait.
@@ -219,7 +220,15 @@ impl Work {
         if batch.is_empty() {
             return Ok(());
         }
+        point(Point::FlushBeforeWrite);
+        if planted(Mutant::AppliedApart) {
+            let is_position = |row: &mut RowChange| row.key.starts_with(b"server/");
+            let positions = batch.extract_if(.., is_position).collect();
+            self.store.write(positions)?;
+            point(Point::FlushAfterWrite);
+        }
         self.store.write(std::mem::take(batch))?;
+        point(Point::FlushAfterWrite);
         self.unsynced += *bytes;
         let before = self.queued.bytes.fetch_sub(*bytes, Ordering::Relaxed);
         if before > QUEUE_BYTES_MAX {
@@ -234,7 +243,9 @@ impl Work {
 
     fn sync(&mut self) -> io::Result<()> {
         if self.unsynced > 0 {
+            point(Point::FlushBeforeSync);
             self.store.sync()?;
+            point(Point::FlushAfterSync);
             self.unsynced = 0;
         }
         Ok(())

@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::chaos::{Mutant, by_wall_clock, planted};
+
 /// What a lease lives on beyond its time, so that the answer that promised the time can travel and
 /// a client that counts from its arrival is not betrayed.
 const GRACE: Duration = Duration::from_millis(100);
@@ -133,9 +135,13 @@ impl Lessor {
             timers: BinaryHeap::new(),
             granted: 0,
         };
-        let from = Instant::now() + self.election_timeout + GRACE;
+        let from = now() + self.election_timeout + GRACE;
         for (id, ttl) in leases {
             let ttl = seconds(ttl);
+            if planted(Mutant::NoLeaseExtension) {
+                reign.grant(id, ttl, now() + ttl / 2);
+                continue;
+            }
             reign.grant(id, ttl, from + ttl);
         }
         *self.reign.lock() = Some(reign);
@@ -159,7 +165,7 @@ impl Lessor {
         }) {
             return;
         }
-        let now = Instant::now();
+        let now = now();
         let mut reign = self.reign.lock();
         for effect in effects {
             match *effect {
@@ -201,10 +207,10 @@ impl Lessor {
                 let mut reign = self.reign.lock();
                 let reign = reign.as_mut().ok_or(NotLeading)?;
                 let Some(lease) = reign.leases.get_mut(&id) else {
-                    return Ok(0);
+                    return Ok(10 * i64::from(planted(Mutant::KeepaliveAfterRevoke)));
                 };
                 if !lease.ending {
-                    let deadline = Instant::now() + lease.ttl + GRACE;
+                    let deadline = now() + lease.ttl + GRACE;
                     // A new leader's extension is not taken back.
                     lease.deadline = lease.deadline.max(deadline);
                     counter!("etcd_debugging_lease_renewed_total").increment(1);
@@ -222,7 +228,7 @@ impl Lessor {
     pub fn remaining(&self, id: i64) -> Result<Option<Duration>, NotLeading> {
         let reign = self.reign.lock();
         let reign = reign.as_ref().ok_or(NotLeading)?;
-        let now = Instant::now() + GRACE;
+        let now = now() + GRACE;
         Ok(reign
             .leases
             .get(&id)
@@ -261,6 +267,8 @@ impl Lessor {
                 continue;
             }
             match next {
+                // By the wall clock it may be time at any moment.
+                Some(_) if planted(Mutant::WallClockLeases) => tokio::time::sleep(RETRY).await,
                 Some(at) => tokio::select! {
                     () = tokio::time::sleep_until(at) => {}
                     () = self.rearm.notified() => {}
@@ -275,7 +283,7 @@ impl Lessor {
         let Some(reign) = reign.as_mut() else {
             return (None, None);
         };
-        let (lease_ids, next) = reign.take_due(Instant::now(), EXPIRE_BATCH_MAX);
+        let (lease_ids, next) = reign.take_due(now(), EXPIRE_BATCH_MAX);
         if lease_ids.is_empty() {
             return (None, next);
         }
@@ -298,6 +306,14 @@ impl Lessor {
             }
         }
     }
+}
+
+/// What deadlines are counted by: a clock that never jumps.
+fn now() -> Instant {
+    if planted(Mutant::WallClockLeases) {
+        return by_wall_clock();
+    }
+    Instant::now()
 }
 
 fn seconds(ttl: i64) -> Duration {

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod apply_loop;
 pub mod boot;
+pub mod chaos;
 pub mod compactor;
 pub mod config;
 pub mod core;

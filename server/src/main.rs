@@ -101,6 +101,10 @@ fn serve(config: &Config) -> ExitCode {
         Ok(logging) => logging,
         Err(error) => return refuse_usage(&error.to_string()),
     };
+    #[cfg(feature = "chaos")]
+    if let Err(error) = batond::chaos::start() {
+        return refuse_usage(&error);
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

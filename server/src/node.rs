@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::apply_loop::{ApplyLoop, ApplyTimes};
+use crate::chaos::{Point, reach};
 use crate::core::{Core, Identity, Leadership, Shared};
 use crate::flusher::{self, Flusher};
 use crate::lessor::Lessor;
@@ -550,7 +551,10 @@ async fn run_lessor(core: Core, lessor: Arc<Lessor>) {
     lessor
         .run(|expire| {
             let core = core.clone();
-            async move { core.propose(Op::Expire(expire)).await.map(|_| ()) }
+            async move {
+                reach(Point::LeaseExpire).await;
+                core.propose(Op::Expire(expire)).await.map(|_| ())
+            }
         })
         .await;
 }

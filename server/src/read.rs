@@ -8,6 +8,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::core::{Leadership, ReadError};
 use crate::peer::Peers;
 use crate::raft::Raft;
@@ -99,6 +100,11 @@ impl Rounds {
                     }
                 }
             }
+            let index = if planted(Mutant::ReadBeforeApply) {
+                0
+            } else {
+                index
+            };
             let caught_up = self
                 .applied
                 .wait_for(|applied| applied.is_some_and(|id| id.index >= index))
@@ -124,10 +130,12 @@ impl Rounds {
                     return Some((id.index, true));
                 }
             } else if leader != 0 {
+                reach(Point::ReadIndexSend).await;
                 let question = call::Question::ReadIndex(ReadIndexRequest {});
                 let call = self.peers.call(leader, Purpose::Calls, question);
                 let answer = tokio::time::timeout(ASK_TIMEOUT, call).await;
                 if let Ok(Ok(reply::Answer::ReadIndex(read))) = answer {
+                    reach(Point::ReadIndexReceive).await;
                     return Some((read.index, false));
                 }
             }

@@ -96,3 +96,18 @@ fn inspecting_takes_exactly_one_directory() {
         assert_eq!(batond(args).status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn fault_points_and_planted_bugs_are_in_no_build_but_those_made_for_campaigns() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_batond")).expect("it can be read");
+    for name in [
+        "BATON_CHAOS_POINTS",
+        "BATON_CHAOS_MUTANT",
+        "log.before_sync",
+    ] {
+        let is_there = program
+            .windows(name.len())
+            .any(|found| found == name.as_bytes());
+        assert_eq!(is_there, cfg!(feature = "chaos"), "{name}");
+    }
+}

@@ -116,6 +116,12 @@ impl Http {
             (Paths::Client, "/debug/state-hashes") => {
                 get(request, async { self.state_hashes(request) }).await
             }
+            #[cfg(feature = "chaos")]
+            (Paths::Client, "/debug/chaos/points") => chaos_points(request),
+            #[cfg(feature = "chaos")]
+            (Paths::Client, "/debug/chaos/mutants") => {
+                get(request, async { json(crate::chaos::mutants().to_string()) }).await
+            }
             (Paths::Peer, "/members") => get(request, async { self.members() }).await,
             (Paths::Peer, _) => not_found(),
             (_, "/health") => get(request, health::health(probe, request)).await,
@@ -202,6 +208,18 @@ impl Http {
             facts.member_id, facts.leader, facts.committed, facts.applied
         ))
     }
+}
+
+/// Shows the fault points, and arms those it is told to.
+#[cfg(feature = "chaos")]
+fn chaos_points(request: &request::Parts) -> Answer {
+    if request.method == Method::PUT {
+        let armed = crate::chaos::arm(query(request, "arm").next().unwrap_or_default());
+        if let Err(what) = armed {
+            return error(StatusCode::BAD_REQUEST, what);
+        }
+    }
+    json(crate::chaos::points().to_string() + "\n")
 }
 
 /// `/livez/<check>` and `/readyz/<check>`.

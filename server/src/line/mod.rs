@@ -39,6 +39,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::chaos::{Mutant, planted};
 use crate::core::{Committed, Core, ProposeError};
 use requests::{if_created, if_modified, op, read};
 
@@ -138,7 +139,8 @@ impl Line {
         loop {
             let (wake, behind_holder) = {
                 let state = self.core.state().read();
-                if state.create_revision(&place.key) != Some(place.create_revision) {
+                let is_there = state.create_revision(&place.key) == Some(place.create_revision);
+                if !is_there && !planted(Mutant::LockUnchecked) {
                     return Err(Expired);
                 }
                 let before = state.predecessor(&place.directory, place.create_revision);
@@ -152,6 +154,11 @@ impl Line {
             // What was told of may be the deletion of an older key of that name.
             let told = wake.woken().await;
             freed_at = told.filter(|at| behind_holder && *at > place.create_revision);
+            if planted(Mutant::LockOutOfOrder)
+                && let Some(at) = told
+            {
+                return Ok(at);
+            }
         }
     }
 }

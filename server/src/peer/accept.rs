@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Accept, Direction, PROTOCOL_VERSIONS, PeerStream, Transfer};
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::core::Core;
 use crate::lessor::Lessor;
 use crate::raft::{self, Proposed};
@@ -161,7 +162,9 @@ impl Acceptor {
     }
 
     async fn read_index(&self) -> reply::Answer {
-        match self.core.shared.raft.read_index().await {
+        let index = self.core.shared.raft.read_index().await;
+        reach(Point::ReadIndexAnswer).await;
+        match index {
             Some(id) => reply::Answer::ReadIndex(ReadIndexResponse {
                 index: id.index,
                 term: id.term,
@@ -178,7 +181,12 @@ impl Acceptor {
         let done = move |proposed| {
             let _ = tx.send(proposed);
         };
+        reach(Point::ForwardReceive).await;
         let raft = &self.core.shared.raft;
+        if planted(Mutant::AppliedTwice) {
+            let again = request.command.clone();
+            let _ = raft.propose(again, request.term, |_| {}).await;
+        }
         if raft
             .propose(request.command, request.term, done)
             .await

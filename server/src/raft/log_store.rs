@@ -11,6 +11,7 @@ use super::types::{
     Entry, LogId, TypeConfig, Vote, entry_from_wal, entry_to_wal, log_id_from_wal, log_id_to_wal,
     vote_from_wal, vote_to_wal,
 };
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::storage::log::Log;
 
 /// Entries handed to one replication message: enough to fill a link, small enough to interleave.
@@ -89,7 +90,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        Self::durable(|done| self.log.save_vote(vote_to_wal(vote), done)).await
+        reach(Point::VoteBeforeSave).await;
+        if planted(Mutant::VoteNotSaved) && !vote.committed {
+            return Ok(());
+        }
+        Self::durable(|done| self.log.save_vote(vote_to_wal(vote), done)).await?;
+        reach(Point::VoteAfterSave).await;
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -109,12 +116,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: Send,
     {
         let entries = entries.into_iter().map(entry_to_wal).collect();
+        if planted(Mutant::AckBeforeSync) {
+            callback.io_completed(Ok(()));
+            self.log.append(entries, Box::new(|_| {}));
+            return Ok(());
+        }
         self.log
             .append(entries, Box::new(|result| callback.io_completed(result)));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        reach(Point::TruncateBefore).await;
         let last = last.as_ref().map(log_id_to_wal);
         Self::durable(|done| self.log.truncate_after(last, done)).await
     }

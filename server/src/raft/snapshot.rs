@@ -16,6 +16,7 @@ use super::types::{
     LogId, SnapshotMeta, TypeConfig, Vote, log_id, log_id_to_proto, stored_membership,
     stored_membership_to_proto, vote, vote_to_proto,
 };
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::storage::Snapshot as View;
 
 /// Rows read from the store, and sent, at a time; fewer where they are large, as the store sees to.
@@ -79,6 +80,9 @@ pub async fn send(tx: &mpsc::Sender<Frame>, leader: Vote, snapshot: &Snapshot) -
             last = Some(key.clone());
             let mut chunk = SnapshotChunk::default();
             for (key, value) in rows {
+                if planted(Mutant::SnapshotWithoutLeases) && key.starts_with(b"lease/") {
+                    continue;
+                }
                 let row = SnapshotRow {
                     table: table as u32,
                     key,
@@ -88,6 +92,7 @@ pub async fn send(tx: &mpsc::Sender<Frame>, leader: Vote, snapshot: &Snapshot) -
                 end.rows += 1;
                 chunk.rows.push(row);
             }
+            reach(Point::SnapshotSend).await;
             send_frame(tx, frame::Kind::SnapshotChunk(chunk)).await?;
             // Reading blocks; others on this thread get their turn.
             tokio::task::yield_now().await;
@@ -122,6 +127,7 @@ pub async fn receive(rx: &mut BoxStream<'static, Frame>) -> io::Result<(Vote, Sn
     loop {
         match rx.next().await.ok_or_else(closed)?.kind {
             Some(frame::Kind::SnapshotChunk(chunk)) => {
+                reach(Point::SnapshotReceive).await;
                 for row in chunk.rows {
                     crc = add_to_crc(crc, &row);
                     let table = match row.table {

@@ -17,6 +17,7 @@ use super::types::{
     membership_to_proto, stored_membership, stored_membership_to_proto,
 };
 use crate::apply_loop::{APPLIED_KEY, ApplyLoop, Entry, MEMBERSHIP_KEY, Payload};
+use crate::chaos::{Point, reach};
 use crate::flusher::{BACKLOG_BYTES_MAX, Flusher};
 use crate::storage::{self, AllRows};
 
@@ -83,6 +84,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        reach(Point::SnapshotBuild).await;
         let snapshot = snapshot_of(self.flusher.snapshot().await?)?;
         *self.latest.lock() = Some(snapshot.clone());
         Ok(snapshot)

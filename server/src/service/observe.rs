@@ -27,6 +27,7 @@ use tonic::Status;
 
 use super::status::RpcError;
 use super::{Services, header, scan};
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::line;
 use crate::watch::{Batch, Cursor, Mailbox, Read, Source, Watched, Watcher, WatcherSpec};
 
@@ -107,6 +108,7 @@ impl Observer {
 
     /// Finds the leader and watches from there on.
     async fn look(&mut self) -> Result<(), RpcError> {
+        reach(Point::ObserveLook).await;
         let found = match self.at {
             None => self.first_now().await,
             Some(revision) => match self.first_at(revision).await {
@@ -253,7 +255,7 @@ impl Observer {
     }
 
     fn look_again(&mut self, at: Option<i64>) {
-        self.at = at;
+        self.at = at.filter(|_| !planted(Mutant::ObserveSkips));
         self.watch = None;
     }
 }

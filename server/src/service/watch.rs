@@ -30,6 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::status::RpcError;
 use super::watch_codec::{Frame, WatchCodec};
 use super::{Services, header, metadata};
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::watch::{Batch, Cursor, Mailbox, Read, Source, Watched, Watcher, WatcherSpec};
 
 /// Stands for no watcher, or for all of a stream.
@@ -439,7 +440,10 @@ impl Session {
             pins: self.services.compactor.pins(),
         };
         match watch.cursor.read(&watch.watcher, source).await {
-            Read::Events(batch) => self.send(watch_id, batch),
+            Read::Events(batch) => {
+                reach(Point::WatchSend).await;
+                self.send(watch_id, batch);
+            }
             Read::CaughtUp => {
                 watch.is_queued = false;
                 watch.replayed();
@@ -480,7 +484,13 @@ impl Session {
             ..WatchResponse::default()
         };
         let bytes_max = self.services.limits.max_request_bytes + super::FRAME_OVERHEAD_BYTES;
-        if watch.fragment && head.encoded_len() + batch.bytes >= bytes_max {
+        if planted(Mutant::SplitEvents) {
+            let one = |event| Frame {
+                head: head.clone(),
+                events: vec![event],
+            };
+            self.outbox.extend(batch.events.into_iter().map(one));
+        } else if watch.fragment && head.encoded_len() + batch.bytes >= bytes_max {
             self.outbox
                 .extend(fragments(&head, batch.events, bytes_max));
         } else {
@@ -503,7 +513,11 @@ impl Session {
         let Some(wanted) = self.progress_wanted else {
             return;
         };
-        let revision = self.sent_to(published);
+        let revision = if planted(Mutant::ProgressAhead) {
+            self.services.core.state().read().revision()
+        } else {
+            self.sent_to(published)
+        };
         if revision < wanted {
             return;
         }

@@ -15,6 +15,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::{Mutex, RwLock};
 
 use super::{Rows, SCAN_BYTES, Snapshot, StateStore};
+use crate::chaos::{Point, point};
 
 /// Names the directory in use.
 const CURRENT: &str = "CURRENT";
@@ -256,7 +257,9 @@ impl StateStore for FjallStore {
             .map_err(to_io)?;
         sync_tree(&open.path)?;
         let name = open.path.file_name().unwrap_or_default().to_string_lossy();
+        point(Point::ReplaceBeforeCurrent);
         set_current(&self.dir, &name)?;
+        point(Point::ReplaceAfterCurrent);
         open.replaced.store(false, Ordering::Relaxed);
         let old = std::mem::replace(&mut *self.open.write(), Arc::new(open));
         old.replaced.store(true, Ordering::Relaxed);

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::history::History;
-use super::hub::{Due, Watcher};
+use super::hub::{Due, Registered, Watcher};
 use super::ring::{Recorded, encode_event};
+use crate::chaos::{Mutant, Point, planted, reach};
 use crate::compactor::{Pin, ReadPins};
 
 /// Revisions looked at, and distinct revisions sent, in one [`Cursor::read`].
@@ -100,12 +101,16 @@ impl Cursor {
     ///
     /// `compact_revision` is that of the store at the same moment.
     pub fn new(watcher: &Watcher, with_prev: bool, compact_revision: i64) -> Self {
-        let registered = watcher.registered();
+        let Registered { mut from, to, .. } = watcher.registered();
+        if from <= to {
+            from += i64::from(planted(Mutant::WatchGap));
+            from -= i64::from(planted(Mutant::WatchDuplicate));
+        }
         Self {
             with_prev,
             compacted_before: compact_revision,
-            next: registered.from,
-            to: registered.to,
+            next: from,
+            to,
             backlog: VecDeque::new(),
             backlog_to: 0,
             torn: 0,
@@ -169,6 +174,7 @@ impl Cursor {
 
     /// Finds what matches and is no longer in the ring.
     async fn scan(&mut self, watcher: &Watcher, source: Source<'_>) -> Option<Read> {
+        reach(Point::WatchScan).await;
         let ring = source.history.ring();
         let to = (ring.first() - 1).min(self.to).max(self.next);
         let (key, range_end) = watcher.spec().keys.bounds();

@@ -23,6 +23,7 @@ use bytes::Bytes;
 
 use crate::directories::{Covering, Directories};
 use crate::key_range::KeyRange;
+use crate::planted::{Mutant, planted};
 use crate::{Event, EventKind, Rev, RowChange, rows};
 
 /// One change of one key, without its value.
@@ -137,7 +138,10 @@ impl KeyEntry {
     /// Forgets what is not visible at `revision` or above, keeping every change *at* `revision`.
     /// True if nothing is left.
     fn compact(&mut self, revision: i64, removed: &mut Vec<Change>) -> bool {
-        if self.newest.main < revision {
+        let drops = |change: &Change| {
+            planted(Mutant::DropTombstone) && change.is_tombstone() && change.main == revision
+        };
+        if self.newest.main < revision || drops(&self.newest) {
             removed.append(&mut self.older);
             if self.newest.is_tombstone() {
                 removed.push(self.newest);
@@ -145,7 +149,8 @@ impl KeyEntry {
             }
             return false;
         }
-        let below = self.older.partition_point(|change| change.main < revision);
+        let is_below = |change: &Change| change.main < revision || drops(change);
+        let below = self.older.partition_point(is_below);
         let at_revision = self.older.get(below).unwrap_or(&self.newest).main == revision;
         let keeps_one = !at_revision && below > 0 && !self.older[below - 1].is_tombstone();
         removed.extend(self.older.drain(..below - usize::from(keeps_one)));

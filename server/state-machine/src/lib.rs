@@ -19,6 +19,7 @@ mod lease;
 mod line;
 mod load;
 mod members;
+pub mod planted;
 mod range_scan;
 mod revision;
 mod rows;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::index::Change;
+use crate::planted::{Mutant, planted};
 use crate::{Rev, RowChange, State, Table, rows};
 
 /// The rows are not those of a state.
@@ -99,7 +100,9 @@ impl State {
         if tombstone && (change.version, change.lease, kv.value.len()) != (0, 0, 0) {
             return Err(malformed("a tombstone with content"));
         }
-        self.revision = self.revision.max(rev.main);
+        if !(tombstone && planted(Mutant::RevisionReused)) {
+            self.revision = self.revision.max(rev.main);
+        }
         self.index.restore(change, kv.key, kv.value);
         Ok(())
     }
@@ -143,7 +146,10 @@ impl State {
     fn attach_loaded_keys(&mut self) -> Result<(), LoadError> {
         for (key, entry) in self.index.entries() {
             let lease = entry.live().map_or(0, |(change, _)| change.lease);
-            if lease != 0 && !self.leases.attach(lease, key.clone()) {
+            if lease != 0
+                && !self.leases.attach(lease, key.clone())
+                && !planted(Mutant::SnapshotWithoutLeases)
+            {
                 return Err(LoadError::LeaseMissing {
                     key: key.clone(),
                     lease,

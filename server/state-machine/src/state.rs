@@ -14,6 +14,7 @@ use crate::alarm::Alarms;
 use crate::index::Index;
 use crate::lease::LeaseTable;
 use crate::members::Members;
+use crate::planted::{Mutant, planted};
 use crate::revision::{Changes, NextRevision};
 use crate::txn::{self, Branches};
 use crate::{
@@ -203,7 +204,7 @@ impl State {
         changes: &mut Changes,
     ) -> Result<Response, ApplyError> {
         self.alarms.admit()?;
-        if expire.term == term {
+        if expire.term == term || planted(Mutant::StaleExpiry) {
             for id in &expire.lease_ids {
                 self.end_lease(*id, changes);
             }
@@ -219,6 +220,11 @@ impl State {
         changes.rows.push(rows::removed_lease(id));
         changes.effects.push(Effect::LeaseRevoked { id });
         let mut next = NextRevision::begin(self, changes);
+        if planted(Mutant::UnorderedRevoke) {
+            #[allow(clippy::disallowed_types, reason = "that is the bug")]
+            let unordered: std::collections::HashSet<_> = lease.keys.iter().cloned().collect();
+            unordered.into_iter().for_each(|key| next.delete_key(key));
+        }
         for key in lease.keys {
             next.delete_key(key);
         }

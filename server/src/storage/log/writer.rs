@@ -10,6 +10,7 @@ use super::frame::{PAGE, SECTOR, framed_len, put_batch};
 use super::recover::{Active, Place, Progress, Segment, SegmentId, next_after, recover};
 use super::segment::{FILL_BYTES, Header, segment_len, serial_of, spare_name, spare_of};
 use super::{LogOptions, Op, OpenError, Shared, Take};
+use crate::chaos::{Mutant, Point, planted, point};
 use crate::storage::{Disk, DiskFile};
 
 /// Length of the first segment.
@@ -139,7 +140,7 @@ impl<D: Disk> Writer<D> {
     pub(super) fn run(mut self, shared: &Shared) {
         while let Some(ops) = shared.wait(self.options.batch_bytes) {
             let written = self.write(&ops, shared);
-            let synced = written.and_then(|written| self.file.sync().map(|()| written));
+            let synced = written.and_then(|written| self.sync().map(|()| written));
             if !self.finish(synced, ops, shared) {
                 return;
             }
@@ -163,14 +164,24 @@ impl<D: Disk> Writer<D> {
             };
             let written = self.write(&ops, &shared);
             tokio::time::sleep(sync_delay()).await;
-            let synced = written.and_then(|written| self.file.sync().map(|()| written));
+            let synced = written.and_then(|written| self.sync().map(|()| written));
             if !self.finish(synced, ops, &shared) {
                 return;
             }
         }
     }
 
+    fn sync(&mut self) -> io::Result<()> {
+        point(Point::LogBeforeSync);
+        if !planted(Mutant::SkipLogSync) {
+            self.file.sync()?;
+        }
+        point(Point::LogAfterSync);
+        Ok(())
+    }
+
     fn write(&mut self, ops: &[Op], shared: &Shared) -> io::Result<Written> {
+        point(Point::LogBeforeWrite);
         self.records.clear();
         for record in ops.iter().flat_map(|op| &op.records) {
             record.encode(&mut self.records);
@@ -299,6 +310,7 @@ impl<D: Disk> Writer<D> {
                 }
                 content.segments.remove(0)
             };
+            point(Point::PurgeBeforeRemove);
             if segment.len >= self.next_len() && self.spares.len() < SPARES_MAX {
                 let name = self.spare_name();
                 self.disk.rename(&segment.id.name, &name)?;
@@ -306,6 +318,7 @@ impl<D: Disk> Writer<D> {
             } else {
                 self.disk.remove(&segment.id.name)?;
             }
+            point(Point::PurgeAfterRemove);
             self.disk.sync_dir()?;
         }
     }
@@ -433,7 +446,9 @@ fn make_segment<D: Disk>(disk: &D, spare: &str, header: &Header) -> io::Result<D
     page.resize(PAGE, 0);
     file.write_at(0, &page)?;
     file.sync()?;
+    point(Point::SegmentBeforeRename);
     disk.rename(spare, &header.name())?;
+    point(Point::SegmentAfterRename);
     disk.sync_dir()?;
     Ok(file)
 }
