@@ -27,13 +27,14 @@ pub fn kind(operation: &Operation) -> Option<Kind> {
         (Request::Put(_), Answer::Put(_)) => Kind::Write,
         (Request::DeleteRange(_), Answer::DeleteRange(answer)) if answer.deleted > 0 => Kind::Write,
         (Request::DeleteRange(_), Answer::DeleteRange(_)) => Kind::Read,
-        (Request::Range(request), Answer::Range(_)) if request.serializable => {
-            Kind::SerializableRead
-        }
-        (Request::Range(_), Answer::Range(_)) => Kind::Read,
         (Request::Txn(_), Answer::Txn(answer)) if txn_wrote(answer) => Kind::Write,
-        (Request::Txn(request), Answer::Txn(_)) if serializable(request) => Kind::SerializableRead,
-        (Request::Txn(_), Answer::Txn(_)) => Kind::Read,
+        (Request::Range(_), Answer::Range(_)) | (Request::Txn(_), Answer::Txn(_)) => {
+            if may_be_old(&operation.request) {
+                Kind::SerializableRead
+            } else {
+                Kind::Read
+            }
+        }
         _ => return None,
     };
     Some(kind)
@@ -55,6 +56,15 @@ fn serializable(request: &pb::TxnRequest) -> bool {
         .iter()
         .chain(&request.failure)
         .all(|op| matches!(&op.request, Some(Op::RequestRange(range)) if range.serializable))
+}
+
+/// Whether a request may be answered from a state that is old.
+pub fn may_be_old(request: &Request) -> bool {
+    match request {
+        Request::Range(request) => request.serializable,
+        Request::Txn(request) => serializable(request),
+        _ => false,
+    }
 }
 
 /// Whether a request can change keys.

@@ -4,16 +4,20 @@
 //! a correct history and that it catches one with a planted fault.
 
 pub mod agree;
+pub mod append;
+mod cycles;
 pub mod deleters;
 pub mod effects;
 pub mod exclusion;
 mod explain;
 pub mod faults;
+pub mod final_reads;
 pub mod known;
 pub mod lease;
 pub mod line;
 pub mod linearizable;
 pub mod lives;
+pub mod old_revisions;
 mod order;
 pub mod processes;
 pub mod real_time;
@@ -39,6 +43,9 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(exclusion::judge(history));
     judgements.push(waiters::judge(history));
     judgements.push(watch::judge(history, compacts_itself));
+    judgements.push(old_revisions::judge(history));
+    judgements.push(append::judge(history));
+    judgements.push(final_reads::judge(history));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
     judgements

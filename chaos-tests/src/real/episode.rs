@@ -23,6 +23,7 @@ use crate::progress::{Progress, Stage};
 use crate::report;
 use crate::run::{Made, Run, write_json};
 use crate::verdict::{Judgement, Outcome, Verdict};
+use crate::workload::final_reads;
 use crate::workload::witness::Witnesses;
 use crate::workload::{self, Context};
 
@@ -174,8 +175,9 @@ async fn drive(
             "a workload goes on {WINDING_UP:?} after it was to end"
         ));
     }
-    let last = last_revision(cluster).await;
     let everybody: Vec<u64> = (1..=plan.members).collect();
+    let last = final_reads::run(&context, &everybody).await;
+    let last = last.max(last_revision(cluster).await);
     witnesses.reach(&everybody, last, CATCHING_UP).await;
     witnesses.stop().await;
     errors

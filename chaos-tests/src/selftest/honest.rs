@@ -17,9 +17,16 @@ use crate::history::{
 use crate::model::{Change, Draft, Model, Refusal};
 use crate::seed;
 use crate::workload::append::{self, APPEND, Appender};
+use crate::workload::final_reads::FINAL;
 use crate::workload::register::{self, REGISTER};
 use crate::workload::requests::Draw;
 use crate::workload::witness::WITNESS;
+
+/// What a server says of a revision below the floor.
+pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+
+/// What a server says of a revision that there is not yet.
+pub const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
 
 /// How much of what there is in a history.
 #[derive(Debug, Clone, Copy)]
@@ -334,10 +341,7 @@ impl Cluster {
         let changes = draft.into_changes();
         let Some(Ok(answer)) = evaluated else {
             return Outcome::Failed(match evaluated {
-                Some(Err(Refusal::FutureRevision)) => error(
-                    11,
-                    "etcdserver: mvcc: required revision is a future revision",
-                ),
+                Some(Err(Refusal::FutureRevision)) => error(11, FUTURE),
                 _ => error(3, "etcdserver: key not found"),
             });
         };
@@ -357,7 +361,7 @@ impl Cluster {
         let below = effects::old_revisions(request)
             .into_iter()
             .any(|revision| revision < self.compacted);
-        below.then(|| error(11, "etcdserver: mvcc: required revision has been compacted"))
+        below.then(|| error(11, COMPACTED))
     }
 
     fn replicate(&mut self, member: Member) {
@@ -587,22 +591,72 @@ impl Cluster {
 
     /// Records an operation of a client that exists for it alone.
     fn other(&mut self, workload: &str, called: Nanos, request: Request, answer: Answer) {
+        self.other_at(1, workload, called, request, answer);
+    }
+
+    fn other_at(
+        &mut self,
+        member: Member,
+        workload: &str,
+        called: Nanos,
+        request: Request,
+        answer: Answer,
+    ) {
         self.operations += 1;
         self.numbers += 1;
         let returned = self.tick();
         let applied = answer.header().revision;
-        let place = self.place(1);
+        let place = self.place(member);
         place.applied = place.applied.max(applied);
         self.records.push(Record::Operation(Operation {
             id: self.operations,
             workload: workload.into(),
             client: self.numbers,
-            member: 1,
+            member,
             called,
             returned,
             request,
             outcome: Outcome::Ok(answer),
         }));
+    }
+
+    /// The last look at every member.
+    fn look(&mut self) {
+        for member in 1..=self.shape.members {
+            let called = self.tick();
+            let key = format!("{FINAL}/{member}");
+            let put = pb::PutRequest {
+                key: key.clone().into(),
+                value: key.into(),
+                ..Default::default()
+            };
+            let everything = pb::RangeRequest {
+                key: Bytes::from_static(b"\0"),
+                range_end: Bytes::from_static(b"\0"),
+                ..Default::default()
+            };
+            for request in [Request::Put(put), Request::Range(everything)] {
+                let mut draft = self.model.draft(self.model.revision());
+                let evaluated = effects::evaluate(&request, &mut draft);
+                let changes = draft.into_changes();
+                self.push(changes);
+                let header = header(member, self.model.revision());
+                if let Some(Ok(answer)) = evaluated {
+                    self.other_at(member, FINAL, called, request, with_header(answer, header));
+                }
+            }
+        }
+        for member in 1..=self.shape.members {
+            let (called, revision) = (self.tick(), self.model.revision());
+            let answer = pb::HashKvResponse {
+                header: Some(header(member, revision)),
+                hash: 0x1234,
+                compact_revision: self.compacted,
+                hash_revision: revision,
+            };
+            let request = pb::HashKvRequest { revision }.into();
+            self.other_at(member, FINAL, called, request, Answer::HashKv(answer));
+        }
     }
 
     /// Everything under way ends, and the witnesses are told of it all.
@@ -612,6 +666,7 @@ impl Cluster {
                 self.go_on(at);
             }
         }
+        self.look();
         for member in 1..=self.shape.members {
             if self.place(member).cut {
                 self.cut_or_join(member);
@@ -622,7 +677,8 @@ impl Cluster {
     }
 }
 
-fn error(code: i32, message: &str) -> Error {
+/// An error of a server.
+pub fn error(code: i32, message: &str) -> Error {
     Error {
         code,
         message: message.into(),

@@ -3,6 +3,8 @@
 pub mod evidence;
 pub mod honest;
 pub mod keys;
+pub mod lists;
+pub mod looks;
 pub mod watching;
 
 use rand::rngs::SmallRng;
@@ -39,7 +41,13 @@ pub enum Fate {
 
 /// All mutations there are.
 pub fn mutations() -> Vec<Mutation> {
-    [keys::MUTATIONS, watching::MUTATIONS].concat()
+    let tables = [
+        keys::MUTATIONS,
+        lists::MUTATIONS,
+        looks::MUTATIONS,
+        watching::MUTATIONS,
+    ];
+    tables.concat()
 }
 
 /// Makes the history of `seed` wrong and has it judged.

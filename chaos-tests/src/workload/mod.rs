@@ -7,6 +7,7 @@ pub mod append;
 pub mod ask;
 pub mod await_delete;
 pub mod election;
+pub mod final_reads;
 pub mod lease;
 pub mod line;
 pub mod lock;

@@ -1,0 +1,77 @@
+//! What is left when everything is healed and the load has ended: at every member a write, everything read, and the hash of
+//! it at one revision that all have.
+
+use std::time::Duration;
+
+use baton_proto::etcdserverpb as pb;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Context;
+use crate::client::Client;
+use crate::history::{Answer, Member, Outcome, Request};
+
+/// Its name in histories, and where its keys begin.
+pub const FINAL: &str = "final";
+
+/// How long each of the three is tried at each member.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The pause between two tries.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Takes the last look at `members`, all of which have to answer, and returns the last revision that was seen.
+///
+/// It does not say what it found: that is in the history.
+pub async fn run(context: &Context, members: &[Member]) -> i64 {
+    let mut last = 0;
+    let mut clients: Vec<Client> = members
+        .iter()
+        .map(|member| context.client(FINAL, *member))
+        .collect();
+    for client in &mut clients {
+        let key = format!("{FINAL}/{}", client.member());
+        let put = |attempt| {
+            pb::PutRequest {
+                key: key.clone().into(),
+                value: format!("{key}/{attempt}").into(),
+                ..Default::default()
+            }
+            .into()
+        };
+        last = last.max(until_answered(client, put).await);
+    }
+    for client in &mut clients {
+        let everything = |_| {
+            pb::RangeRequest {
+                key: Bytes::from_static(b"\0"),
+                range_end: Bytes::from_static(b"\0"),
+                ..Default::default()
+            }
+            .into()
+        };
+        last = last.max(until_answered(client, everything).await);
+    }
+    for client in &mut clients {
+        let hash = |_| pb::HashKvRequest { revision: last }.into();
+        until_answered(client, hash).await;
+    }
+    last
+}
+
+/// Asks until there is an answer, and returns its revision; 0, if there is none for too long.
+async fn until_answered(client: &mut Client, request: impl Fn(u64) -> Request) -> i64 {
+    let began = Instant::now();
+    let mut attempt = 0;
+    while began.elapsed() < PATIENCE {
+        attempt += 1;
+        if let Outcome::Ok(answer) = client.call(request(attempt)).await {
+            return match answer {
+                Answer::Put(_) | Answer::Range(_) => answer.header().revision,
+                _ => 0,
+            };
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    0
+}
