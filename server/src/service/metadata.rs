@@ -1,9 +1,11 @@
 //! What is checked before a request is looked at: the member's role and the request's metadata.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::time::Duration;
 
 use metrics::counter;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
@@ -16,6 +18,12 @@ const REQUIRE_LEADER: &str = "hasleader";
 const CLIENT_API_VERSION: &str = "client-api-version";
 /// Longest client version that becomes a label of a metric; longer ones are counted as unknown.
 const VERSION_LABEL_MAX: usize = 32;
+/// Client versions that become labels; further ones are counted as unknown. A label stays for as long as
+/// the process does, and clients choose what they send.
+const VERSIONS_MAX: usize = 64;
+
+/// The versions that have become labels.
+static VERSIONS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The kind of an RPC, as far as its admission depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +50,7 @@ pub fn admit(core: &Core, metadata: &MetadataMap, call: Call) -> Result<(), RpcE
         Some(version) => std::str::from_utf8(version.as_encoded_bytes())
             .map_err(|_| RpcError::InvalidClientApiVersion)?,
     };
-    let version = if version.len() > VERSION_LABEL_MAX {
-        "unknown"
-    } else {
-        version
-    };
+    let version = label(&mut VERSIONS.lock(), version);
     let kind = match call {
         Call::Unary | Call::UnaryOnLearner => "unary",
         Call::Stream => "stream",
@@ -61,6 +65,18 @@ pub fn admit(core: &Core, metadata: &MetadataMap, call: Call) -> Result<(), RpcE
         return Err(RpcError::NoLeader);
     }
     Ok(())
+}
+
+/// What a client version is counted under.
+fn label<'a>(known: &mut BTreeSet<String>, version: &'a str) -> &'a str {
+    if known.contains(version) {
+        return version;
+    }
+    if version.len() > VERSION_LABEL_MAX || known.len() == VERSIONS_MAX {
+        return "unknown";
+    }
+    known.insert(version.to_owned());
+    version
 }
 
 /// The client would rather be disconnected than served by a member without a leader.
@@ -136,6 +152,19 @@ mod tests {
         tx.send_replace(led_by(0));
         leader_lost(rx, Duration::from_secs(3)).await;
         assert_eq!(started.elapsed(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn clients_that_make_up_versions_do_not_fill_the_memory_with_labels() {
+        let mut known = BTreeSet::new();
+        assert_eq!(label(&mut known, "3.5.12"), "3.5.12");
+        assert_eq!(label(&mut known, &"9".repeat(33)), "unknown");
+        for number in 0..1000 {
+            label(&mut known, &number.to_string());
+        }
+        assert_eq!(known.len(), VERSIONS_MAX);
+        assert_eq!(label(&mut known, "made up"), "unknown");
+        assert_eq!(label(&mut known, "3.5.12"), "3.5.12");
     }
 
     #[test]
