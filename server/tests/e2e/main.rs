@@ -6,6 +6,7 @@
     reason = "a test says when it is skipped and what it measured"
 )]
 
+mod contract;
 mod election_service;
 mod etcdctl;
 mod hostile;
