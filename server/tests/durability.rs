@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
+use baton_test_cluster::client::Client;
 use baton_test_cluster::history::Seen;
 use baton_test_cluster::process::{Cluster, Member, Program, poll_again};
 use baton_test_cluster::watcher::ReconnectingWatcher;
@@ -24,11 +25,22 @@ fn forgetful() -> Program {
         .flag("--snapshot-catchup-entries=10")
 }
 
+/// Puts a key. It has as long as the server gives it: on a busy machine many at once take their time.
+async fn put(client: &Client, key: String) -> Result {
+    let request = pb::PutRequest {
+        key: key.into(),
+        value: "value".into(),
+        ..pb::PutRequest::default()
+    };
+    client.kv().put(request).await?;
+    Ok(())
+}
+
 /// Puts `count` keys one after the other.
 async fn fill(member: &Member, prefix: &str, count: usize) -> Result {
     let client = member.client();
     for number in 0..count {
-        client.put(format!("{prefix}{number}"), "value").await?;
+        put(&client, format!("{prefix}{number}")).await?;
     }
     Ok(())
 }
@@ -36,7 +48,7 @@ async fn fill(member: &Member, prefix: &str, count: usize) -> Result {
 /// Puts `count` keys, many at a time.
 async fn fill_fast(member: &Member, prefix: &str, count: usize) -> Result {
     let client = member.client();
-    let puts = (0..count).map(|number| client.put(format!("{prefix}{number}"), "value"));
+    let puts = (0..count).map(|number| put(&client, format!("{prefix}{number}")));
     futures_util::future::try_join_all(puts).await?;
     Ok(())
 }
