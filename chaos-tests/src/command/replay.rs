@@ -1,9 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chaos_tests::plan::Plan;
 use chaos_tests::real::{boxed, episode};
-use chaos_tests::run::{Run, read_json};
+use chaos_tests::run::{Made, Run, read_json};
 use chaos_tests::verdict::Outcome;
 
 /// The command `replay`.
@@ -24,6 +24,12 @@ impl Replay {
     /// Plays and judges it.
     pub fn run(self) -> Result<Outcome> {
         let plan: Plan = read_json(&self.plan)?;
+        if let Ok(Made::Simulated) = read_json(&self.plan.with_file_name("run.json")) {
+            bail!(
+                "this run was simulated: chaos sim --plan {} makes it again",
+                self.plan.display()
+            );
+        }
         let boxed = boxed::enter()?;
         let server = match self.bin {
             Some(server) => server,

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 
-use crate::history::{Nanos, Operation, Outcome, WatchStep};
+use crate::history::{History, Nanos, Operation, Outcome, WatchStep};
 use crate::report::logs::Logs;
+use crate::report::timeline::{Effect, Lane, Role, Timeline};
 use crate::report::{clients, svg, words};
 use crate::run::Run;
 use crate::verdict::{Judgement, Verdict, Violation};
@@ -40,7 +41,9 @@ pub fn violations(run: &Run, verdict: &Verdict) -> Markup {
         .iter()
         .map(|operation| (operation.id, operation))
         .collect();
+    let timeline = Timeline::of(&run.plan, &run.history);
     let mut anchored = BTreeSet::new();
+    let mut quoted = "";
     let articles: Vec<Markup> = all
         .iter()
         .take(SHOWN_MAX)
@@ -48,21 +51,26 @@ pub fn violations(run: &Run, verdict: &Verdict) -> Markup {
         .map(|(place, (judgement, violation))| {
             let shown: Vec<&Operation> =
                 violation.operations.iter().filter_map(|id| operations.get(id).copied()).collect();
+            let at = moment(violation, &run.history);
+            // Once, above the first of many.
+            let promise = if quoted == judgement.checker { "" } else { judgement.promise.as_str() };
+            quoted = &judgement.checker;
             html! {
                 article id=(format!("v{}", place + 1)) {
                     header {
                         span.number { (place + 1) }
                         h3 { (judgement.checker) }
                         span.soft {
-                            @if let Some(at) = violation.at { "at " (words::seconds(at)) }
+                            @if let Some(at) = at { "at " (words::seconds(at)) }
                             @if let Some(revision) = violation.revision { " · revision " (revision) }
+                            @if let Some(at) = at { " · " (then(&timeline, at)) }
                         }
                     }
                     p.what { (violation.what) }
-                    @if !judgement.promise.is_empty() { blockquote { "“" (judgement.promise) "”" } }
+                    @if !promise.is_empty() { blockquote { "“" (promise) "”" } }
                     (table(&shown, &mut anchored))
                     @for watcher in &violation.watchers { (watch(run, *watcher, violation)) }
-                    @if place < LOGS_MAX { (log(&logs, moment(violation, &shown))) }
+                    @if place < LOGS_MAX { (log(&logs, at)) }
                 }
             }
         })
@@ -78,10 +86,43 @@ pub fn violations(run: &Run, verdict: &Verdict) -> Markup {
 }
 
 /// When a violation showed: as the checker says, or when the last of its operations returned.
-fn moment(violation: &Violation, operations: &[&Operation]) -> Option<Nanos> {
+pub fn moment(violation: &Violation, history: &History) -> Option<Nanos> {
+    let returned = |id: &u64| {
+        let place = history
+            .operations
+            .binary_search_by_key(id, |operation| operation.id);
+        place.ok().map(|place| history.operations[place].returned)
+    };
     violation
         .at
-        .or_else(|| operations.iter().map(|operation| operation.returned).max())
+        .or_else(|| violation.operations.iter().filter_map(returned).max())
+}
+
+/// What was the matter at that time: who led, and which faults were in force or had just gone.
+fn then(timeline: &Timeline<'_>, at: Nanos) -> String {
+    const JUST: Nanos = 2_000_000_000;
+    let leads = |lane: &&Lane| {
+        lane.role(at)
+            .is_some_and(|stretch| stretch.role == Role::Leader)
+    };
+    let mut told: Vec<String> = timeline
+        .lanes
+        .iter()
+        .filter(leads)
+        .map(|lane| format!("m{} led", lane.member))
+        .collect();
+    if told.is_empty() {
+        told.push("nobody led".into());
+    }
+    for band in &timeline.bands {
+        let skipped = matches!(band.effect, Effect::Skipped(_));
+        if skipped || at < band.from || at > band.until + JUST {
+            continue;
+        }
+        let gone = if at > band.until { " just gone" } else { "" };
+        told.push(format!("{}{gone}", band.label()));
+    }
+    told.join(" · ")
 }
 
 fn table(operations: &[&Operation], anchored: &mut BTreeSet<u64>) -> Markup {
@@ -91,7 +132,7 @@ fn table(operations: &[&Operation], anchored: &mut BTreeSet<u64>) -> Markup {
     let mut in_time = operations.to_vec();
     in_time.sort_by_key(|operation| (operation.called, operation.id));
     html! {
-        @if in_time.len() <= DRAWN_MAX { (svg::close_up(&in_time)) }
+        @if (2..=DRAWN_MAX).contains(&in_time.len()) { (svg::close_up(&in_time)) }
         div.scroll {
             table {
                 thead {

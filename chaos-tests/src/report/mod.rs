@@ -64,7 +64,7 @@ pub fn write(run: &Run, verdict: &Verdict) -> io::Result<()> {
 /// The verdict and the timeline for a terminal.
 pub fn print(run: &Run, verdict: &Verdict) -> String {
     let timeline = text::timeline(&run.plan, &run.history, verdict);
-    let judged = text::verdict(verdict, &Totals::of(&run.history));
+    let judged = text::verdict(&run.plan, &run.history, verdict);
     format!("{timeline}\n{judged}")
 }
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use crate::history::{History, Nanos, Operation};
 use crate::plan::Plan;
-use crate::report::evidence::SHOWN_MAX;
+use crate::report::evidence::{SHOWN_MAX, moment};
 use crate::report::timeline::{Band, Effect, Family, Lane, Role, Timeline};
 use crate::report::{clients, curves, words};
 use crate::verdict::{Verdict, Violation};
@@ -87,7 +87,7 @@ pub fn timeline(plan: &Plan, history: &History, verdict: &Verdict) -> Markup {
             defs { @for family in Family::ALL { (hatch(family)) } }
             (axis(&timeline, scale, top, bottom))
             @for part in &body { (part) }
-            (flags(&violations, scale, bottom))
+            (flags(&violations, history, scale, bottom))
             g id="cursor" style="display:none" {
                 line y1=(px(top)) y2=(px(bottom)) {}
                 text y=(px(top - 4.0)) {}
@@ -330,13 +330,17 @@ fn points(lane: &Lane, scale: Scale, most: u64) -> String {
 }
 
 /// Red marks where promises were broken, those at one place as one.
-fn flags(violations: &[&Violation], scale: Scale, bottom: f64) -> Markup {
+fn flags(violations: &[&Violation], history: &History, scale: Scale, bottom: f64) -> Markup {
     let mut places: Vec<(f64, usize, usize, &str)> = Vec::new();
     let mut marked: Vec<(usize, f64, &str)> = violations
         .iter()
         .enumerate()
         .filter_map(|(place, violation)| {
-            Some((place + 1, scale.x(violation.at?), violation.what.as_str()))
+            Some((
+                place + 1,
+                scale.x(moment(violation, history)?),
+                violation.what.as_str(),
+            ))
         })
         .collect();
     marked.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -350,7 +354,7 @@ fn flags(violations: &[&Violation], scale: Scale, bottom: f64) -> Markup {
         @for (x, number, count, what) in &places {
             a.violation href=(format!("#v{}", number.min(&(SHOWN_MAX + 1)))) {
                 line x1=(px(*x)) y1="20" x2=(px(*x)) y2=(px(bottom)) {}
-                @let label = if *count == 1 { number.to_string() } else { format!("{number}+{}", count - 1) };
+                @let label = if *count == 1 { number.to_string() } else { format!("{number} +{}", count - 1) };
                 @let width = 10.0 + LETTER * label.len() as f64;
                 rect x=(px(x - width / 2.0)) y="3" width=(px(width)) height="17" rx="3" {}
                 text x=(px(*x)) y="15" { (label) }
@@ -385,15 +389,13 @@ pub fn close_up(operations: &[&Operation]) -> Markup {
             @for (row, operation) in operations.iter().enumerate() {
                 @let y = ROW * row as f64;
                 @let (x, to) = (scale.x(operation.called.saturating_sub(from)), scale.x(operation.returned.saturating_sub(from)));
-                @let left = x > LEFT + PLOT / 2.0;
+                @let label = format!("{}  {}", operation.id, short(&words::request(&operation.request)));
+                @let (place, anchor) = beside(x, to, &label);
                 line.grid x1=(px(LEFT)) y1=(px(y + 10.0)) x2=(px(LEFT + PLOT)) y2=(px(y + 10.0)) {}
                 text.lane x="0" y=(px(y + 14.0)) { "c" (operation.client) " at m" (operation.member) }
                 rect class=(clients::class(&operation.outcome)) x=(px(x)) y=(px(y + 3.0)) width=(px((to - x).max(3.0)))
                     height="14" rx="2" {}
-                text.label x=(px(if left { x - 6.0 } else { to.max(x + 3.0) + 6.0 })) y=(px(y + 14.0))
-                    text-anchor=(if left { "end" } else { "start" }) {
-                    (operation.id) "  " (short(&words::request(&operation.request)))
-                }
+                text class=(anchor) x=(px(place)) y=(px(y + 14.0)) { (label) }
             }
             text.tick x=(px(LEFT)) y=(px(height - 6.0)) style="text-anchor:start" { (words::seconds(from)) }
             text.tick x=(px(LEFT + PLOT)) y=(px(height - 6.0)) style="text-anchor:end" { (words::seconds(from + scale.end)) }
@@ -401,8 +403,21 @@ pub fn close_up(operations: &[&Operation]) -> Markup {
     }
 }
 
-fn short(text: &str) -> PreEscaped<String> {
-    let cut: String = text.chars().take(64).collect();
+/// Where a bar's label has room: after it, before it, or in it.
+fn beside(from: f64, to: f64, label: &str) -> (f64, &'static str) {
+    let width = label.chars().count() as f64 * LETTER;
+    let to = to.max(from + 3.0);
+    if to + width + 6.0 <= WIDTH {
+        (to + 6.0, "after")
+    } else if from - width - 6.0 >= LEFT {
+        (from - 6.0, "before")
+    } else {
+        (from + 6.0, "within")
+    }
+}
+
+fn short(text: &str) -> String {
+    let cut: String = text.chars().take(72).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };
-    html! { (cut) (dots) }
+    cut + dots
 }

@@ -34,7 +34,8 @@ pub fn meaning(verdict: &Verdict) -> &'static str {
 }
 
 /// The verdict: a line for each checker with its facts, then what was broken, then what was not seen often enough.
-pub fn verdict(verdict: &Verdict, totals: &Totals) -> String {
+pub fn verdict(plan: &Plan, history: &History, verdict: &Verdict) -> String {
+    let totals = Totals::of(history);
     let mut out = String::new();
     let width = verdict
         .judgements
@@ -95,8 +96,8 @@ pub fn verdict(verdict: &Verdict, totals: &Totals) -> String {
             gate.fact, gate.at_least
         );
     }
-    for (kind, count) in &totals.skipped {
-        let _ = writeln!(out, "SKIPPED {}: {count}", words::spaced(kind));
+    for (kind, count, why) in skipped(plan, history) {
+        let _ = writeln!(out, "SKIPPED {count} × {kind}: {why}");
     }
     let _ = writeln!(
         out,
@@ -111,6 +112,25 @@ pub fn verdict(verdict: &Verdict, totals: &Totals) -> String {
     );
     let _ = writeln!(out, "{}  {}", verdict.outcome, meaning(verdict));
     out
+}
+
+/// Faults that could not be made, by kind and reason, and how often.
+fn skipped(plan: &Plan, history: &History) -> Vec<(String, usize, String)> {
+    let mut skipped: Vec<(String, usize, String)> = Vec::new();
+    for band in Timeline::of(plan, history).bands {
+        let Effect::Skipped(why) = band.effect else {
+            continue;
+        };
+        let kind = words::spaced(&band.kind);
+        match skipped
+            .iter_mut()
+            .find(|(known, _, reason)| *known == kind && *reason == why)
+        {
+            Some((_, count, _)) => *count += 1,
+            None => skipped.push((kind, 1, why)),
+        }
+    }
+    skipped
 }
 
 /// The timeline: a column for each half second; faults, who leads, and how the clients of each member fared.
@@ -302,14 +322,14 @@ mod tests {
     #[test]
     fn the_verdict_tells_facts_then_violations_then_gates_that_were_missed() {
         let (plan, history) = example::run();
-        let text = verdict(&example::verdict(&plan, &history), &Totals::of(&history));
+        let text = verdict(&plan, &history, &example::verdict(&plan, &history));
         let place = |part: &str| {
             text.find(part)
                 .unwrap_or_else(|| panic!("no {part:?} in\n{text}"))
         };
         assert!(place("real-time edges 44 120") < place("BROKEN real_time at"));
         assert!(place("BROKEN real_time at") < place("MISSED leaders/changes: 2, wanted 3"));
-        assert!(place("MISSED") < place("SKIPPED power cut: 1"));
+        assert!(place("MISSED") < place("SKIPPED 1 × power cut: no loop devices on this host"));
         assert!(place("SKIPPED") < place("INVALID  A promise was broken."));
     }
 }
