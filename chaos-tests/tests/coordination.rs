@@ -154,6 +154,9 @@ async fn judge(program: Option<Program>, rounds: usize, workloads: &[(Workload, 
         check::lease::judge(&history, slack),
         check::exclusion::judge(&history),
         check::waiters::judge(&history),
+        check::election::judge(&history),
+        check::queue::judge(&history),
+        check::barrier::judge(&history),
     ];
     for judgement in &judgements {
         told(judgement);
@@ -171,6 +174,16 @@ async fn leases_hold_their_time_on_baton() {
 #[tokio::test]
 async fn locks_exclude_on_baton() {
     judge(baton(), 2, &[(Workload::Lock, 8), (Workload::Election, 8)]).await;
+}
+
+#[tokio::test]
+async fn queues_and_barriers_on_baton() {
+    judge(baton(), 2, &[(Workload::Queue, 9), (Workload::Barrier, 8)]).await;
+}
+
+#[tokio::test]
+async fn queues_and_barriers_on_etcd() {
+    judge(etcd(), 2, &[(Workload::Queue, 9), (Workload::Barrier, 8)]).await;
 }
 
 #[tokio::test]

@@ -5,9 +5,11 @@
 
 pub mod agree;
 pub mod append;
+pub mod barrier;
 mod cycles;
 pub mod deleters;
 pub mod effects;
+pub mod election;
 pub mod exclusion;
 mod explain;
 pub mod faults;
@@ -20,6 +22,7 @@ pub mod lives;
 pub mod old_revisions;
 mod order;
 pub mod processes;
+pub mod queue;
 pub mod real_time;
 pub mod revisions;
 pub mod timing;
@@ -46,6 +49,9 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(old_revisions::judge(history));
     judgements.push(append::judge(history));
     judgements.push(final_reads::judge(history));
+    judgements.push(election::judge(history));
+    judgements.push(queue::judge(history));
+    judgements.push(barrier::judge(history));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
     judgements

@@ -278,6 +278,8 @@ struct Observer {
 impl Observer {
     async fn run(mut self, by_service: bool) {
         while !self.context.stopped() {
+            let name = format!("{LINES}{}", self.election).into();
+            self.client.call(service::LeaderRequest { name }).await;
             let observer = self.context.recorder.next_observer();
             // Begins anew now and then, though nothing is wrong.
             let most = Duration::from_millis(self.chance.random_range(1000..=20_000));

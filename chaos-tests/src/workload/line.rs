@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
+use baton_proto::mvccpb::event::EventType;
 use bytes::Bytes;
 use pb::request_op::Request as Op;
 use rand::Rng;
@@ -13,7 +14,7 @@ use rand::rngs::SmallRng;
 
 use super::Context;
 use super::ask::{created_at, created_before, first_created, get, put, ranges, txn};
-use super::await_delete::{Waited, deleted};
+use super::await_event::{Waited, event};
 use super::session::Session;
 use crate::client::Client;
 use crate::history::{Answer, Hold, HoldEnd, Nanos, Outcome, Record};
@@ -193,16 +194,17 @@ impl Contender<'_> {
             let Some(before) = before else {
                 return self.held(key, token);
             };
-            let waited = deleted(
+            let waited = event(
                 self.context,
                 self.workload,
                 self.client,
+                EventType::Delete,
                 (before.key.clone(), Bytes::new()),
                 revision + 1,
                 give_up.as_mut(),
             );
             match waited.await {
-                Waited::Deleted(_) => {}
+                Waited::Came(_) => {}
                 Waited::Unsure => self.go_elsewhere().await,
                 Waited::GivenUp => return Attempt::Unclear,
             }

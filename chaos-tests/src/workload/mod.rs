@@ -5,7 +5,8 @@
 
 pub mod append;
 pub mod ask;
-pub mod await_delete;
+pub mod await_event;
+pub mod barrier;
 pub mod election;
 pub mod final_reads;
 pub mod lease;
@@ -13,6 +14,7 @@ pub mod line;
 pub mod lock;
 pub mod maintenance;
 pub mod overload;
+pub mod queue;
 pub mod register;
 pub mod requests;
 pub mod session;
@@ -43,9 +45,8 @@ pub async fn start(load: &Load, mut context: Context) {
         Workload::Overload => overload::run(context, clients).await,
         Workload::Register => register::run(context, clients).await,
         Workload::Append => append::run(context, clients).await,
-        Workload::Queue | Workload::Barrier => {
-            panic!("there is no workload {:?}", load.workload)
-        }
+        Workload::Queue => queue::run(context, clients).await,
+        Workload::Barrier => barrier::run(context, clients).await,
     }
 }
 

@@ -1,9 +1,10 @@
-//! Waiting for the end of a key by a watch of it.
+//! Waiting for what happens to a key by a watch of it.
 
 use std::future::Future;
 use std::pin::pin;
 
 use baton_proto::etcdserverpb as pb;
+use baton_proto::mvccpb::event::EventType;
 use bytes::Bytes;
 use pb::watch_create_request::FilterType;
 
@@ -11,22 +12,24 @@ use super::Context;
 use super::stream::Stream;
 use crate::client::Client;
 
-/// How waiting for a key's end went.
+/// How waiting for an event went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
-    /// It was deleted at this revision.
-    Deleted(i64),
+    /// It came, at this revision.
+    Came(i64),
     /// The watch broke, or said nothing for long: whether the key is there has to be asked again.
     Unsure,
     /// The caller did not want to wait any longer.
     GivenUp,
 }
 
-/// Waits until one key, or any key of a range, is deleted at `revision` or later, by one watch at `client`'s member.
-pub async fn deleted(
+/// Waits until something of `kind` happens to one key, or to any key of a range, at `revision` or later, by one watch at
+/// `client`'s member.
+pub async fn event(
     context: &Context,
     workload: &'static str,
     client: &Client,
+    kind: EventType,
     (key, range_end): (Bytes, Bytes),
     revision: i64,
     give_up: impl Future<Output = ()>,
@@ -35,7 +38,10 @@ pub async fn deleted(
         key,
         range_end,
         start_revision: revision,
-        filters: vec![FilterType::Noput as i32],
+        filters: vec![match kind {
+            EventType::Put => FilterType::Nodelete as i32,
+            EventType::Delete => FilterType::Noput as i32,
+        }],
         ..Default::default()
     };
     let watcher = context.recorder.next_watcher();
@@ -65,7 +71,7 @@ pub async fn deleted(
                 if let Some(kv) = deleted {
                     let revision = kv.mod_revision;
                     stream.close();
-                    return Waited::Deleted(revision);
+                    return Waited::Came(revision);
                 }
             }
             Ok(None) => {
