@@ -4,6 +4,7 @@
 //! [`check`] judges that and nothing else, and [`verdict`] weighs what the checkers found. The server is known only as a
 //! program that takes etcd's flags and speaks etcd's API, so any etcd v3 server can be judged.
 
+pub mod campaign;
 pub mod check;
 pub mod client;
 pub mod generate;

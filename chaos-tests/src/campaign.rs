@@ -1,0 +1,240 @@
+//! Many runs one after another: which, and what they amount to.
+
+use rand::Rng;
+
+use crate::generate::{self, Wish};
+use crate::plan::{
+    DiskKind, Fault, FileKind, Gate, Load, Plan, PlannedFault, Server, Target, Workload,
+};
+use crate::seed;
+
+/// The runs of the quick campaign, which every change has to pass: each aims at another promise. `seed` draws what they
+/// leave open.
+pub fn quick(seed: u64) -> Vec<Plan> {
+    use Workload::{
+        Append, Barrier, Election, Lease, Lock, Maintenance, Queue, Register, Watch as Watching,
+    };
+    let leader = Target::Leader;
+    let runs: [(&str, u64, &[Workload], Vec<Fault>, u64); 8] = [
+        (
+            "leaders-die",
+            3,
+            &[Register, Watching],
+            vec![
+                Fault::Kill { target: leader },
+                Fault::KillLoop {
+                    target: leader,
+                    period_ms: 1200,
+                },
+                Fault::Kill {
+                    target: Target::All,
+                },
+            ],
+            2500,
+        ),
+        (
+            "leaders-are-cut-off",
+            3,
+            &[Register, Lock],
+            vec![
+                Fault::Isolate { target: leader },
+                Fault::OneWay {
+                    target: leader,
+                    inbound: true,
+                },
+                Fault::OneWay {
+                    target: leader,
+                    inbound: false,
+                },
+            ],
+            2800,
+        ),
+        (
+            "leaders-stand-still",
+            3,
+            &[Register, Lease],
+            vec![
+                Fault::Pause { target: leader },
+                Fault::Pause {
+                    target: Target::All,
+                },
+                Fault::Pause { target: leader },
+            ],
+            3000,
+        ),
+        (
+            "power-fails-alone",
+            1,
+            &[Register, Append],
+            vec![
+                Fault::PowerCut {
+                    target: Target::All,
+                },
+                Fault::PowerCut {
+                    target: Target::All,
+                },
+                Fault::PowerCut {
+                    target: Target::All,
+                },
+            ],
+            1000,
+        ),
+        (
+            "power-fails-everywhere",
+            3,
+            &[Register, Queue],
+            vec![
+                Fault::PowerCut {
+                    target: Target::All,
+                },
+                Fault::PowerCut { target: leader },
+                Fault::PowerCut {
+                    target: Target::Majority,
+                },
+            ],
+            2000,
+        ),
+        (
+            "history-is-compacted",
+            3,
+            &[Register, Watching, Maintenance],
+            vec![
+                Fault::Compact { behind: 0 },
+                Fault::Isolate {
+                    target: Target::Follower,
+                },
+                Fault::MoveLeader,
+                Fault::Defragment {
+                    target: Target::All,
+                },
+                Fault::RollingRestart,
+            ],
+            2000,
+        ),
+        (
+            "disks-fail",
+            3,
+            &[Register, Append],
+            vec![
+                Fault::DiskFull { target: leader },
+                Fault::FlipBits {
+                    target: Target::Follower,
+                    file: FileKind::Log,
+                    bits: 5,
+                },
+                Fault::DiskHang { target: leader },
+            ],
+            2500,
+        ),
+        (
+            "links-are-bad",
+            5,
+            &[Register, Election, Barrier],
+            vec![
+                Fault::Reset {
+                    target: Target::All,
+                },
+                Fault::Flap {
+                    target: leader,
+                    period_ms: 300,
+                },
+                Fault::Ring,
+            ],
+            2500,
+        ),
+    ];
+    let plan =
+        |(name, members, workloads, faults, hold_ms): (&str, u64, &[Workload], Vec<Fault>, u64)| {
+            let gap_ms = 1500;
+            let faults: Vec<PlannedFault> = (0..)
+                .zip(faults)
+                .map(|(number, fault)| PlannedFault {
+                    at_ms: 2000 + number * (hold_ms + gap_ms),
+                    hold_ms,
+                    fault,
+                })
+                .collect();
+            let ends = faults.last().map_or(0, |last| last.at_ms + last.hold_ms);
+            let plan = Plan {
+                name: name.to_owned(),
+                seed: seed::stream_seed(seed, name),
+                members,
+                server: Server {
+                    snapshot_count: 200,
+                    disk: DiskKind::Ext4,
+                    ..Server::default()
+                },
+                duration_ms: ends + gap_ms,
+                workloads: workloads.iter().map(|workload| load(*workload)).collect(),
+                faults,
+                gates: Vec::new(),
+            };
+            with_gates(plan)
+        };
+    runs.into_iter().map(plan).collect()
+}
+
+fn load(workload: Workload) -> Load {
+    Load {
+        workload,
+        clients: match workload {
+            Workload::Lock | Workload::Election => 6,
+            Workload::Maintenance => 1,
+            _ => 4,
+        },
+        pause_ms: 20,
+    }
+}
+
+/// Run number `number` of a soak that began with `seed`: drawn whole, of one to three minutes.
+pub fn soak(seed: u64, number: u64) -> Plan {
+    let seed = seed::stream_seed(seed, &format!("soak {number}"));
+    let seconds = seed::stream(seed, "length").random_range(60..=180);
+    let wish = Wish {
+        seconds: Some(seconds),
+        ..Wish::default()
+    };
+    with_gates(generate::plan(seed, &wish))
+}
+
+/// A plan with what has to be seen in any run like it.
+///
+/// Only what a run of its load is sure to bring, whatever its faults: that reads and writes went on, that members were
+/// watched, that each workload got to do what it is for.
+pub fn with_gates(mut plan: Plan) -> Plan {
+    plan.gates = vec![
+        Gate::new("revisions/revisions", 50),
+        Gate::new("faults/proved", u64::from(!plan.faults.is_empty())),
+    ];
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_quick_campaign_has_every_workload_but_the_overload() {
+        let loads: BTreeSet<Workload> = quick(1)
+            .iter()
+            .flat_map(|plan| plan.workloads.iter().map(|load| load.workload))
+            .collect();
+        assert_eq!(loads.len(), 9);
+        assert!(!loads.contains(&Workload::Overload));
+    }
+
+    #[test]
+    fn the_quick_campaign_fits_into_five_minutes() {
+        let load_ms: u64 = quick(1).iter().map(|plan| plan.duration_ms).sum();
+        assert!(load_ms < 150_000, "{load_ms} ms of load");
+    }
+
+    #[test]
+    fn runs_of_a_soak_differ_and_can_be_drawn_again() {
+        assert_eq!(soak(1, 1), soak(1, 1));
+        assert_ne!(soak(1, 1), soak(1, 2));
+        assert_ne!(soak(1, 1), soak(2, 1));
+    }
+}
