@@ -15,12 +15,12 @@ pub fn quick(seed: u64) -> Vec<Plan> {
         Append, Barrier, Election, Lease, Lock, Maintenance, Queue, Register, Watch as Watching,
     };
     let leader = Target::Leader;
-    let runs: [(&str, u64, &[Workload], Vec<Fault>, u64); 8] = [
-        (
-            "leaders-die",
-            3,
-            &[Register, Watching],
-            vec![
+    let runs = [
+        Aim {
+            name: "leaders-die",
+            members: 3,
+            workloads: &[Register, Watching],
+            faults: vec![
                 Fault::Kill { target: leader },
                 Fault::KillLoop {
                     target: leader,
@@ -30,13 +30,13 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                     target: Target::All,
                 },
             ],
-            2500,
-        ),
-        (
-            "leaders-are-cut-off",
-            3,
-            &[Register, Lock],
-            vec![
+            hold_ms: 2500,
+        },
+        Aim {
+            name: "leaders-are-cut-off",
+            members: 3,
+            workloads: &[Register, Lock],
+            faults: vec![
                 Fault::Isolate { target: leader },
                 Fault::OneWay {
                     target: leader,
@@ -47,26 +47,26 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                     inbound: false,
                 },
             ],
-            2800,
-        ),
-        (
-            "leaders-stand-still",
-            3,
-            &[Register, Lease],
-            vec![
+            hold_ms: 2800,
+        },
+        Aim {
+            name: "leaders-stand-still",
+            members: 3,
+            workloads: &[Register, Lease],
+            faults: vec![
                 Fault::Pause { target: leader },
                 Fault::Pause {
                     target: Target::All,
                 },
                 Fault::Pause { target: leader },
             ],
-            3000,
-        ),
-        (
-            "power-fails-alone",
-            1,
-            &[Register, Append],
-            vec![
+            hold_ms: 3000,
+        },
+        Aim {
+            name: "power-fails-alone",
+            members: 1,
+            workloads: &[Register, Append],
+            faults: vec![
                 Fault::PowerCut {
                     target: Target::All,
                 },
@@ -77,13 +77,13 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                     target: Target::All,
                 },
             ],
-            1000,
-        ),
-        (
-            "power-fails-everywhere",
-            3,
-            &[Register, Queue],
-            vec![
+            hold_ms: 1000,
+        },
+        Aim {
+            name: "power-fails-everywhere",
+            members: 3,
+            workloads: &[Register, Queue],
+            faults: vec![
                 Fault::PowerCut {
                     target: Target::All,
                 },
@@ -92,13 +92,13 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                     target: Target::Majority,
                 },
             ],
-            2000,
-        ),
-        (
-            "history-is-compacted",
-            3,
-            &[Register, Watching, Maintenance],
-            vec![
+            hold_ms: 2000,
+        },
+        Aim {
+            name: "history-is-compacted",
+            members: 3,
+            workloads: &[Register, Watching, Maintenance],
+            faults: vec![
                 Fault::Compact { behind: 0 },
                 Fault::Isolate {
                     target: Target::Follower,
@@ -109,13 +109,13 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
                 Fault::RollingRestart,
             ],
-            2000,
-        ),
-        (
-            "disks-fail",
-            3,
-            &[Register, Append],
-            vec![
+            hold_ms: 2000,
+        },
+        Aim {
+            name: "disks-fail",
+            members: 3,
+            workloads: &[Register, Append],
+            faults: vec![
                 Fault::DiskFull { target: leader },
                 Fault::FlipBits {
                     target: Target::Follower,
@@ -124,13 +124,13 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
                 Fault::DiskHang { target: leader },
             ],
-            2500,
-        ),
-        (
-            "links-are-bad",
-            5,
-            &[Register, Election, Barrier],
-            vec![
+            hold_ms: 2500,
+        },
+        Aim {
+            name: "links-are-bad",
+            members: 5,
+            workloads: &[Register, Election, Barrier],
+            faults: vec![
                 Fault::Reset {
                     target: Target::All,
                 },
@@ -140,38 +140,51 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
                 Fault::Ring,
             ],
-            2500,
-        ),
+            hold_ms: 2500,
+        },
     ];
-    let plan =
-        |(name, members, workloads, faults, hold_ms): (&str, u64, &[Workload], Vec<Fault>, u64)| {
-            let gap_ms = 1500;
-            let faults: Vec<PlannedFault> = (0..)
-                .zip(faults)
-                .map(|(number, fault)| PlannedFault {
-                    at_ms: 2000 + number * (hold_ms + gap_ms),
-                    hold_ms,
-                    fault,
-                })
-                .collect();
-            let ends = faults.last().map_or(0, |last| last.at_ms + last.hold_ms);
-            let plan = Plan {
-                name: name.to_owned(),
-                seed: seed::stream_seed(seed, name),
-                members,
-                server: Server {
-                    snapshot_count: 200,
-                    disk: DiskKind::Ext4,
-                    ..Server::default()
-                },
-                duration_ms: ends + gap_ms,
-                workloads: workloads.iter().map(|workload| load(*workload)).collect(),
-                faults,
-                gates: Vec::new(),
-            };
-            with_gates(plan)
-        };
-    runs.into_iter().map(plan).collect()
+    runs.into_iter().map(|aim| aim.plan(seed)).collect()
+}
+
+/// A run that is told in a few words.
+struct Aim {
+    name: &'static str,
+    members: u64,
+    workloads: &'static [Workload],
+    /// One after another.
+    faults: Vec<Fault>,
+    /// How long each is held.
+    hold_ms: u64,
+}
+
+impl Aim {
+    fn plan(self, seed: u64) -> Plan {
+        const GAP_MS: u64 = 1500;
+        let faults: Vec<PlannedFault> = (0..)
+            .zip(self.faults)
+            .map(|(number, fault)| PlannedFault {
+                at_ms: 2000 + number * (self.hold_ms + GAP_MS),
+                hold_ms: self.hold_ms,
+                fault,
+            })
+            .collect();
+        let ends = faults.last().map_or(0, |last| last.at_ms + last.hold_ms);
+        let loads = self.workloads.iter().map(|workload| load(*workload));
+        with_gates(Plan {
+            name: self.name.to_owned(),
+            seed: seed::stream_seed(seed, self.name),
+            members: self.members,
+            server: Server {
+                snapshot_count: 200,
+                disk: DiskKind::Ext4,
+                ..Server::default()
+            },
+            duration_ms: ends + GAP_MS,
+            workloads: loads.collect(),
+            faults,
+            gates: Vec::new(),
+        })
+    }
 }
 
 fn load(workload: Workload) -> Load {

@@ -10,6 +10,7 @@ pub mod client;
 pub mod generate;
 pub mod history;
 pub mod model;
+pub mod mutants;
 pub mod plan;
 pub mod progress;
 pub mod real;

@@ -1,11 +1,15 @@
 //! One file per command. Each ends with what its exit code is to say; an error is the harness's own.
 
 mod check;
+mod mutants;
 mod probe;
+mod quick;
 mod replay;
 mod run;
 mod selftest;
+mod series;
 mod shrink;
+mod soak;
 
 use anyhow::Result;
 use chaos_tests::report;
@@ -15,6 +19,10 @@ use clap::Subcommand;
 /// What can be asked of `chaos`.
 #[derive(Subcommand)]
 pub enum Command {
+    /// The campaign of five minutes that every change has to pass.
+    Quick(quick::Quick),
+    /// Plays drawn plans for hours.
+    Soak(soak::Soak),
     /// Plays a plan drawn from a seed with real processes and judges it.
     Run(run::Run),
     /// Judges an old run with today's checkers, and writes its reports anew.
@@ -25,6 +33,8 @@ pub enum Command {
     Shrink(shrink::Shrink),
     /// Proves that the checkers pass correct histories and catch wrong ones.
     Selftest(selftest::Selftest),
+    /// Proves that bugs planted in the server are found.
+    Mutants(mutants::Mutants),
     /// Says what this host can do to a cluster, and why it cannot do the rest.
     Probe(probe::Probe),
 }
@@ -33,11 +43,14 @@ impl Command {
     /// Does it.
     pub fn run(self) -> Result<Outcome> {
         match self {
+            Self::Quick(quick) => quick.run(),
+            Self::Soak(soak) => soak.run(),
             Self::Run(run) => run.run(),
             Self::Check(check) => check.run(),
             Self::Replay(replay) => replay.run(),
             Self::Shrink(shrink) => shrink.run(),
             Self::Selftest(selftest) => selftest.run(),
+            Self::Mutants(mutants) => mutants.run(),
             Self::Probe(probe) => probe.run(),
         }
     }

@@ -1,0 +1,106 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use chaos_tests::mutants::{TRIALS, Trial};
+use chaos_tests::verdict::Outcome;
+use serde::Deserialize;
+
+use super::series::{Common, Series};
+
+/// The command `mutants`.
+#[derive(clap::Args)]
+pub struct Mutants {
+    /// Only bugs whose names hold one of these.
+    #[arg(value_name = "NAME")]
+    only: Vec<String>,
+    /// Only this many of them: which, the seed says.
+    #[arg(long)]
+    some: Option<usize>,
+    /// Where the runs are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Mutants {
+    /// Builds the server with planted bugs, unless one is given, and tries whether each is found.
+    pub fn run(mut self) -> Result<Outcome> {
+        if self.common.bin.is_none() {
+            self.common.bin = Some(build()?);
+        }
+        let mut series = Series::begin(self.common, "mutants")?;
+        let mut trials: Vec<&Trial> = TRIALS
+            .iter()
+            .filter(|trial| {
+                self.only.is_empty() || self.only.iter().any(|name| trial.mutant.contains(name))
+            })
+            .collect();
+        ensure!(!trials.is_empty(), "there is no such bug");
+        let turn = usize::try_from(self.seed).unwrap_or_default() % trials.len();
+        trials.rotate_left(turn);
+        trials.truncate(self.some.unwrap_or(trials.len()));
+        let mut caught = BTreeMap::new();
+        for trial in trials {
+            caught.insert(trial.mutant, hunt(trial, self.seed, &mut series)?);
+        }
+        let mut missed = 0;
+        for (mutant, found) in &caught {
+            match found {
+                Some((run, checker)) => println!("{mutant:26} caught in run {run} by {checker}"),
+                None => println!("{mutant:26} NOT CAUGHT"),
+            }
+            missed += usize::from(found.is_none());
+        }
+        println!("{} bugs, {missed} not caught", caught.len());
+        Ok(match missed {
+            0 => Outcome::Valid,
+            _ => Outcome::HarnessError,
+        })
+    }
+}
+
+/// Plays runs until a checker that is to find the bug has, and says in which and by whom.
+fn hunt(trial: &Trial, seed: u64, series: &mut Series) -> Result<Option<(u64, String)>> {
+    for run in 1..=trial.runs {
+        let plan = trial.plan(seed, run);
+        if series.play(&plan)? == Outcome::Valid {
+            continue;
+        }
+        let last = series.campaign.episodes.last();
+        let broken = last.into_iter().flat_map(|episode| episode.broken.keys());
+        let found = broken
+            .into_iter()
+            .find(|checker| trial.checkers.contains(&checker.as_str()));
+        if let Some(checker) = found {
+            return Ok(Some((run, checker.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// Builds `batond` with its fault points and planted bugs, beside the ordinary builds, and says where it is.
+pub fn build() -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let metadata = Command::new("cargo")
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .output()
+        .context("cannot run cargo")?;
+    let Metadata { target_directory } = serde_json::from_slice(&metadata.stdout)
+        .context("this is not the directory of the project: name a server with --bin")?;
+    let target = target_directory.join("chaos");
+    let status = Command::new("cargo")
+        .args(["build", "--package=batond", "--features=chaos"])
+        .arg("--target-dir")
+        .arg(&target)
+        .status()?;
+    if !status.success() {
+        bail!("batond cannot be built with the feature chaos");
+    }
+    Ok(target.join("debug/batond"))
+}

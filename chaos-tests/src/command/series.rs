@@ -1,0 +1,137 @@
+//! Runs one after another, each in a process of its own: one that crashes or hangs does not take the others along.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use chaos_tests::plan::Plan;
+use chaos_tests::report::Summary;
+use chaos_tests::report::campaign::{self, Campaign};
+use chaos_tests::report::totals::Totals;
+use chaos_tests::run::{read_json, write_json};
+use chaos_tests::verdict::{Judgement, Outcome, Verdict};
+
+/// What the runs of a series have in common.
+#[derive(clap::Args)]
+pub struct Common {
+    /// The server. `batond` beside this program or in the path if it is not given.
+    #[arg(long, value_name = "PATH")]
+    pub bin: Option<PathBuf>,
+    /// A further flag of every server.
+    #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
+    flags: Vec<String>,
+    /// Where the runs are kept.
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
+}
+
+/// Runs one after another.
+pub struct Series {
+    /// The runs until now.
+    pub campaign: Campaign,
+    bin: Option<PathBuf>,
+    flags: Vec<String>,
+    out: PathBuf,
+}
+
+impl Series {
+    /// None yet; they go into `name` under `out` if nothing else is asked for.
+    ///
+    /// # Errors
+    /// Its directory cannot be made.
+    pub fn begin(common: Common, name: &str) -> Result<Self> {
+        let out = common.out.unwrap_or_else(|| Path::new("out").join(name));
+        fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        Ok(Self {
+            campaign: Campaign::default(),
+            bin: common.bin,
+            flags: common.flags,
+            out,
+        })
+    }
+
+    /// Plays a plan, says in a line what came of it, and keeps the whole run only if it is not valid.
+    ///
+    /// # Errors
+    /// The run cannot be begun, or its directory not be written.
+    pub fn play(&mut self, plan: &Plan) -> Result<Outcome> {
+        let directory = self.out.join(plan.name.replace(' ', "-"));
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let mut plan = plan.clone();
+        plan.server.flags.extend(self.flags.iter().cloned());
+        let planned = directory.join("plan.json");
+        write_json(&planned, &plan)?;
+        // An older run must not be taken for this one.
+        let verdict = directory.join("verdict.json");
+        let _ = fs::remove_file(&verdict);
+        let output = directory.join("output");
+        let mut replay = Command::new(std::env::current_exe()?);
+        replay.arg("replay").arg(&planned);
+        replay.arg("--out").arg(&directory);
+        if let Some(bin) = &self.bin {
+            replay.arg("--bin").arg(bin);
+        }
+        let to = File::create(&output)?;
+        replay.stdin(Stdio::null());
+        replay.stderr(to.try_clone()?).stdout(to);
+        let status = replay.status().context("cannot begin a run")?;
+        let Summary { verdict, totals } = read_json(&verdict).unwrap_or_else(|_| {
+            let said = fs::read_to_string(&output).unwrap_or_default();
+            let last = said.trim_end().lines().last().unwrap_or_default();
+            let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
+            let error = format!("no verdict ({status}): {last}");
+            harness.harness_errors.push(error);
+            Summary {
+                verdict: Verdict::of(vec![harness], &[]),
+                totals: Totals::default(),
+            }
+        });
+        let outcome = verdict.outcome;
+        self.campaign
+            .add(&plan.name, directory.clone(), &verdict, &totals);
+        println!("{}", self.campaign.line());
+        if outcome == Outcome::Valid {
+            let _ = fs::remove_file(directory.join("history.jsonl"));
+            let _ = fs::remove_dir_all(directory.join("members"));
+        }
+        self.save()?;
+        Ok(outcome)
+    }
+
+    /// Runs this program with other arguments, its output going where this one's goes, and takes its exit code for a
+    /// verdict.
+    ///
+    /// # Errors
+    /// It cannot be begun.
+    pub fn ask(&mut self, arguments: &[&str]) -> Result<Outcome> {
+        println!("chaos {}", arguments.join(" "));
+        let status = Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .status()
+            .with_context(|| format!("cannot run chaos {}", arguments.join(" ")))?;
+        let all = [Outcome::Valid, Outcome::Invalid, Outcome::Inconclusive];
+        let said = all
+            .into_iter()
+            .find(|outcome| status.code() == Some(i32::from(outcome.exit_code())));
+        Ok(said.unwrap_or(Outcome::HarnessError))
+    }
+
+    /// How many runs there were.
+    pub fn len(&self) -> u64 {
+        u64::try_from(self.campaign.episodes.len()).unwrap_or(u64::MAX)
+    }
+
+    /// What all runs amount to.
+    pub fn end(self) -> Outcome {
+        print!("{}", campaign::text(&self.campaign));
+        println!("{}", self.out.display());
+        self.campaign.outcome()
+    }
+
+    fn save(&self) -> Result<()> {
+        Ok(write_json(&self.out.join("campaign.json"), &self.campaign)?)
+    }
+}
