@@ -14,10 +14,13 @@ pub mod exclusion;
 mod explain;
 pub mod faults;
 pub mod final_reads;
+pub mod hashes;
 pub mod known;
+pub mod leaders;
 pub mod lease;
 pub mod line;
 pub mod linearizable;
+pub mod liveness;
 pub mod lives;
 pub mod old_revisions;
 mod order;
@@ -52,6 +55,9 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(election::judge(history));
     judgements.push(queue::judge(history));
     judgements.push(barrier::judge(history));
+    judgements.push(leaders::judge(history));
+    judgements.push(hashes::judge(history));
+    judgements.push(liveness::judge(history, plan.members));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
     judgements

@@ -656,6 +656,16 @@ impl Cluster {
             };
             let request = pb::HashKvRequest { revision }.into();
             self.other_at(member, FINAL, called, request, Answer::HashKv(answer));
+            let (called, leader) = (self.tick(), header(1, revision));
+            let status = pb::StatusResponse {
+                header: Some(header(member, revision)),
+                leader: leader.member_id,
+                raft_term: leader.raft_term,
+                raft_applied_index: u64::try_from(revision).unwrap_or_default(),
+                ..Default::default()
+            };
+            let request = pb::StatusRequest::default().into();
+            self.other_at(member, FINAL, called, request, Answer::Status(status));
         }
     }
 

@@ -1,5 +1,5 @@
-//! What is left when everything is healed and the load has ended: at every member a write, everything read, and the hash of
-//! it at one revision that all have.
+//! What is left when everything is healed and the load has ended: at every member a write, everything read, the hash of it at
+//! one revision that all have, and whom it calls leader.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::history::{Answer, Member, Outcome, Request};
 /// Its name in histories, and where its keys begin.
 pub const FINAL: &str = "final";
 
-/// How long each of the three is tried at each member.
+/// How long each of these is tried at each member, and how long all may take to name one leader.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The pause between two tries.
@@ -56,7 +56,26 @@ pub async fn run(context: &Context, members: &[Member]) -> i64 {
         let hash = |_| pb::HashKvRequest { revision: last }.into();
         until_answered(client, hash).await;
     }
+    let began = Instant::now();
+    while !agree(&mut clients).await && began.elapsed() < PATIENCE {
+        tokio::time::sleep(AGAIN).await;
+    }
     last
+}
+
+/// Whether all members answer and name the same leader.
+async fn agree(clients: &mut [Client]) -> bool {
+    let mut leaders = Vec::new();
+    for client in clients {
+        let outcome = client.call(pb::StatusRequest::default()).await;
+        let Outcome::Ok(Answer::Status(status)) = outcome else {
+            return false;
+        };
+        leaders.push(status.leader);
+    }
+    leaders
+        .iter()
+        .all(|leader| *leader != 0 && *leader == leaders[0])
 }
 
 /// Asks until there is an answer, and returns its revision; 0, if there is none for too long.

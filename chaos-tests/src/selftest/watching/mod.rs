@@ -66,7 +66,9 @@ struct Found<'a> {
     /// Whether it is the first with events, and the last.
     first: bool,
     last: bool,
-    /// Where the watch is ended by its client in the end.
+    /// Whether its watch is told of any.
+    served: bool,
+    /// Whether its watch is there until the client ends it.
     stays: bool,
 }
 
@@ -114,6 +116,7 @@ fn draw(
                     response,
                     first: with_events.first() == Some(at),
                     last: with_events.last() == Some(at),
+                    served: !with_events.is_empty(),
                     stays,
                 };
                 if wanted(&found) {
@@ -352,7 +355,9 @@ fn progress_ahead(history: &mut History, chance: &mut SmallRng) -> bool {
 }
 
 fn never_created(history: &mut History, chance: &mut SmallRng) -> bool {
-    remove(history, chance, |found| found.response.created)
+    remove(history, chance, |found| {
+        found.response.created && found.served
+    })
 }
 
 fn created_twice(history: &mut History, chance: &mut SmallRng) -> bool {
