@@ -1,5 +1,6 @@
 use anyhow::Result;
 use chaos_tests::real::host::{self, Ability};
+use chaos_tests::real::{boxed, probe};
 use chaos_tests::verdict::Outcome;
 
 /// The command `probe`.
@@ -11,9 +12,17 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Looks, and says what it found.
+    /// Tries everything, and says what works.
     pub fn run(self) -> Result<Outcome> {
-        let abilities = host::abilities();
+        let mut abilities = vec![Ability {
+            name: "a box".into(),
+            missing: boxed::missing(),
+        }];
+        abilities.extend(host::programs());
+        if abilities[0].missing.is_none() {
+            let boxed = boxed::enter()?;
+            abilities.extend(super::runtime()?.block_on(probe::abilities(boxed)));
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&abilities)?);
             return Ok(Outcome::Valid);

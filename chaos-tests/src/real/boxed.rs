@@ -35,13 +35,18 @@ impl Boxed {
 /// # Errors
 /// This host has no namespaces to give, or the process claims to be in a box and is not.
 pub fn enter() -> Result<Boxed> {
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside() {
         return settle();
     }
     let executable = std::env::current_exe().context("cannot find this program itself")?;
     let mut inside = command()?;
     inside.arg(executable).args(std::env::args_os().skip(1));
     Err(inside.exec()).context("cannot start unshare")
+}
+
+/// Whether this process was started in a box.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
 }
 
 /// A command that runs the program and arguments added to it in a new box.
@@ -69,7 +74,7 @@ pub fn command() -> Result<Command> {
 
 /// Why no box can be made here; nothing if it can.
 pub fn missing() -> Option<String> {
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside() {
         return None;
     }
     let tried = command().and_then(|mut inside| Ok(inside.arg("true").output()?));

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use memchr::memmem;
 use tokio::time::Instant;
 
-use super::net::{CLIENT_PORT, Place};
+use super::http;
 use super::node::{LOOK_AGAIN, Node};
 use crate::plan::{Fault, Plan};
+
+/// The setting of a clock that is right. The rate is part of it: without, the one set before stays in force.
+pub const RIGHT: &str = "+0 x1";
 
 /// How long a server may take to log a line.
 const LOGS: Duration = Duration::from_secs(2);
@@ -33,7 +35,7 @@ impl Clock {
         let clock = Self {
             file: home.join("clock"),
         };
-        clock.set("+0")?;
+        clock.set(RIGHT)?;
         Ok(clock)
     }
 
@@ -83,15 +85,15 @@ pub fn missing(server: &Path) -> Option<String> {
         return Some("libfaketime is not installed".into());
     }
     let program = fs::read(server).unwrap_or_default();
-    let contains = |text: &[u8]| program.windows(text.len()).any(|window| window == text);
     // Both ask the kernel themselves, and nothing can come between.
-    if contains(b"Go buildinf:") {
+    if memmem::find(&program, b"Go buildinf:").is_some() {
         return Some(
             "a server written in Go asks the kernel for the time, past libfaketime".into(),
         );
     }
-    let loader = program.iter().take(4096).copied().collect::<Vec<u8>>();
-    if !loader.windows(4).any(|window| window == b"/ld-") {
+    // The loader of a program that has one is named among its first bytes.
+    let head = program.get(..4096).unwrap_or(&program);
+    if memmem::find(head, b"/ld-").is_none() {
         return Some("a statically linked server does not load libfaketime".into());
     }
     None
@@ -112,10 +114,7 @@ fn library() -> Option<PathBuf> {
 pub async fn ahead(node: &Node) -> Result<f64> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let host = format!("clock-{}.invalid", NEXT.fetch_add(1, Ordering::Relaxed));
-    let address = (Place::Member(node.member).address(), CLIENT_PORT);
-    let mut stream = tokio::time::timeout(LOGS, TcpStream::connect(address)).await??;
-    let request = format!("GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    http::ask_as(node.member, "GET", "/version", &host).await?;
     let began = Instant::now();
     loop {
         let log = fs::read(node.log())?;

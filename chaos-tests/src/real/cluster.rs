@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -15,6 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::boxed::Boxed;
 use super::clock::{self, Clock};
 use super::disk::Disk;
+use super::hashes::Hashes;
+use super::http;
 use super::net::{self, PEER_PORT, Place};
 use super::node::{LOOK_AGAIN, Layout, Node};
 use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, nanos};
@@ -64,7 +66,6 @@ impl Cluster {
         boxed: Boxed,
         plan: &Plan,
         server: &Path,
-        environment: impl Fn(Member, &Path) -> Vec<(OsString, OsString)>,
         directory: &Path,
         recorder: &Recorder,
     ) -> Result<Self> {
@@ -102,7 +103,7 @@ impl Cluster {
             cluster.groups.extend(groups.iter().cloned());
             let layout = Layout {
                 member,
-                environment: environment(member, &home),
+                environment: plan.server.mutant.iter().map(planted).collect(),
                 home,
                 disk,
                 clock,
@@ -115,17 +116,21 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts every member, waits until each of them serves, and goes on observing them.
+    /// Starts every member, waits until each of them serves, with the bug in effect that is to be planted, and goes on
+    /// observing them.
     ///
     /// # Errors
-    /// A process ends or does not serve within a minute; the error carries its last words.
-    pub async fn start(&mut self, recorder: &Recorder) -> Result<()> {
+    /// A process ends or does not serve within a minute, and the error carries its last words; or the bug is not in effect.
+    pub async fn start(&mut self, mutant: Option<&str>, recorder: &Recorder) -> Result<()> {
         for node in &self.nodes {
             node.start()?;
         }
         for node in &self.nodes {
             if !node.answers(START).await {
                 bail!("m{} does not serve: {}", node.member, node.last_words());
+            }
+            if let Some(mutant) = mutant {
+                ensure_planted(node.member, mutant).await?;
             }
         }
         for node in &self.nodes {
@@ -178,10 +183,10 @@ impl Cluster {
         }
     }
 
-    /// Ends everything: processes at once, and disks; images are removed unless `keep_disks`.
+    /// Ends everything: processes at once, disks and the network; images of disks are removed unless `keep_disks`.
     ///
     /// # Errors
-    /// A disk is still in use.
+    /// A disk is still in use, or the network does not go.
     pub async fn end(mut self, keep_disks: bool) -> Result<()> {
         self.observers.shutdown().await;
         for node in &self.nodes {
@@ -199,7 +204,8 @@ impl Cluster {
             // One that something lives in is left to the next reboot.
             let _ = fs::remove_dir(group);
         }
-        Ok(())
+        let members = self.nodes.len();
+        net::tear_down(u64::try_from(members)?).await
     }
 }
 
@@ -220,6 +226,11 @@ fn make_groups(member: Member) -> Vec<PathBuf> {
         })
         .filter(|group| fs::create_dir(group).is_ok())
         .collect()
+}
+
+/// What plants a bug in a build that can have it.
+fn planted(mutant: &String) -> (OsString, OsString) {
+    ("BATON_CHAOS_MUTANT".into(), mutant.into())
 }
 
 fn arguments(plan: &Plan, member: Member) -> Vec<OsString> {
@@ -249,10 +260,28 @@ fn arguments(plan: &Plan, member: Member) -> Vec<OsString> {
         .collect()
 }
 
+/// Makes sure that a planted bug is in effect: a build without any ignores what asks for one.
+async fn ensure_planted(member: Member, mutant: &str) -> Result<()> {
+    let (_, page) = http::ask(member, "GET", "/debug/chaos/mutants").await?;
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+    let mutants = page["mutants"].as_array();
+    let in_effect = mutants.is_some_and(|mutants| {
+        mutants
+            .iter()
+            .any(|it| it["name"] == mutant && it["in_effect"] == true)
+    });
+    ensure!(
+        in_effect,
+        "m{member} is no build that has `{mutant}` planted"
+    );
+    Ok(())
+}
+
 /// Asks a member for its status a few times a second, and looks at its log.
 async fn observe(node: Arc<Node>, seen: Arc<Mutex<BTreeMap<Member, Seen>>>, recorder: Recorder) {
     let mut ticks = tokio::time::interval(OBSERVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut hashes = Hashes::of(node.member);
     loop {
         ticks.tick().await;
         node.scan_log();
@@ -279,6 +308,7 @@ async fn observe(node: Arc<Node>, seen: Arc<Mutex<BTreeMap<Member, Seen>>>, reco
                 revision: header.revision,
             },
         }));
+        hashes.follow(&recorder).await;
     }
 }
 

@@ -63,16 +63,21 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     let progress = Progress::show(&recorder, Duration::from_millis(plan.duration_ms));
     made(&server)?.save(&directory)?;
     let members = directory.join("members");
-    let mut cluster =
-        Cluster::lay_out(boxed, plan, &server, |_, _| Vec::new(), &members, &recorder).await?;
-    let began = cluster.start(&recorder).await;
+    let mut cluster = Cluster::lay_out(boxed, plan, &server, &members, &recorder).await?;
+    let began = cluster
+        .start(plan.server.mutant.as_deref(), &recorder)
+        .await;
     let cluster = Arc::new(cluster);
     let mut errors = Vec::new();
     if began.is_ok() {
         errors = drive(plan, &cluster, &recorder, &progress).await;
     }
     recorder.save(&directory.join("history.jsonl"))?;
-    began?;
+    let cluster = Arc::into_inner(cluster).context("somebody still works on the cluster")?;
+    if let Err(error) = began {
+        cluster.end(true).await?;
+        return Err(error);
+    }
     progress.stage(Stage::Judging);
     // What is judged is what is kept, no more.
     let run = Run::load(&directory)?;
@@ -84,7 +89,6 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
         verdict = Verdict::of(verdict.judgements, &plan.gates);
     }
     report::write(&run, &verdict)?;
-    let cluster = Arc::into_inner(cluster).context("somebody still works on the cluster")?;
     cluster.end(verdict.outcome != Outcome::Valid).await?;
     Ok(verdict)
 }

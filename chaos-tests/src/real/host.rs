@@ -49,12 +49,12 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         })
 }
 
-/// Everything that faults may need, and whether it is here.
-pub fn abilities() -> Vec<Ability> {
+/// Every program that faults are made with, and whether it is here.
+pub fn programs() -> Vec<Ability> {
     PROGRAMS
         .iter()
-        .map(|(name, purpose)| Ability {
-            name: (*purpose).to_owned(),
+        .map(|(name, _)| Ability {
+            name: (*name).to_owned(),
             missing: program(name).err(),
         })
         .collect()

@@ -100,6 +100,21 @@ pub async fn build(members: u64) -> Result<()> {
     Ok(())
 }
 
+/// Takes it all away, for the next run in this box.
+///
+/// # Errors
+/// The kernel or `ip` refuses.
+pub async fn tear_down(members: u64) -> Result<()> {
+    remove_all_rules().await?;
+    let mut script = String::from("link del ct0\n");
+    for member in 1..=members {
+        // The other end of a link goes with the namespace it is in, but only when nothing holds that any more.
+        script.push_str(&format!("link del cv{member}\nnetns del cn{member}\n"));
+    }
+    run_with("ip", &["-batch", "-"], &script).await?;
+    Ok(())
+}
+
 /// Dials members from `place`.
 pub fn dial(place: Place) -> Dial {
     Dial::new(move |member| channel(place, member))

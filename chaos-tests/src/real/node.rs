@@ -274,6 +274,15 @@ impl Node {
         }
     }
 
+    /// From here on a process that still runs answers for its end again.
+    pub fn blame(&self) {
+        if let Some(process) = &*self.process.lock() {
+            process
+                .expected
+                .store(*process.ended.borrow(), Ordering::SeqCst);
+        }
+    }
+
     /// Until the excuse is dropped, neither this process nor later ones are blamed for ending or for what they log.
     pub fn excuse(self: &Arc<Self>) -> Excuse {
         self.scan_log();

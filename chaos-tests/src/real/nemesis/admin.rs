@@ -106,7 +106,8 @@ pub(super) async fn move_leader(act: &mut Act) -> Result<(), Trouble> {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     let now = act.cluster().leader();
-    let text = format!("m{leader} handed leadership to m{heir}; {now:?} leads now");
+    let leads = now.map_or("nobody".to_owned(), |now| format!("m{now}"));
+    let text = format!("m{leader} handed leadership to m{heir}; {leads} leads now");
     act.proved_if(now.is_some_and(|now| now != leader), text);
     act.healing();
     act.healed("there is nothing to take back");

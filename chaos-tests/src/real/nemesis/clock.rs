@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Act, Trouble, skip};
 use crate::plan::Target;
-use crate::real::clock::{self, Clock};
+use crate::real::clock::{self, Clock, RIGHT};
 use crate::real::node::Node;
 
 /// How wrong a clock may seem that is right: as long as a line may take to be logged and read.
@@ -56,7 +56,7 @@ pub(super) async fn strobe(
         act.wait(Duration::from_millis(period_ms)).await;
         away = !away;
         for clock in &clocks {
-            clock.set(if away { &there } else { "+0" })?;
+            clock.set(if away { &there } else { RIGHT })?;
         }
     }
     set_right(act, &nodes, &clocks).await
@@ -94,7 +94,7 @@ pub(super) async fn rate(act: &mut Act, target: Target, percent: u32) -> Result<
 async fn set_right(act: &mut Act, nodes: &[Arc<Node>], clocks: &[&Clock]) -> Result<(), Trouble> {
     act.healing();
     for clock in clocks {
-        clock.set("+0")?;
+        clock.set(RIGHT)?;
     }
     let found = all_ahead(nodes).await;
     let right = |found: &Option<f64>| found.is_none_or(|ahead| ahead.abs() < SLACK);

@@ -7,6 +7,7 @@ mod damage;
 mod disk;
 mod limits;
 mod link;
+mod point;
 mod process;
 mod sync;
 
@@ -191,7 +192,11 @@ impl Act {
             Fault::Messages { .. } | Fault::StaleSnapshot { .. } => {
                 skip("only simulation can do this to single messages")
             }
-            Fault::Point { .. } => skip("the server has no points for faults"),
+            Fault::Point {
+                target,
+                point,
+                action,
+            } => point::point(self, target, &point, action).await,
         }
     }
 
