@@ -255,21 +255,77 @@ impl<'a> Services<'a> {
         self.keys.insert(key.into());
     }
 
-    /// Whether changes are what these services could make.
+    /// Whether changes are what these services could make: they write a key in a revision of its own, and may remove
+    /// those of many calls that nobody waits for any more in one.
     pub fn explain(&self, changes: &[Change]) -> bool {
-        let [change] = changes else {
-            return false;
+        let written = match changes {
+            [Change::Put(kv)] => kv.value.is_empty() || self.values.contains(&kv.value),
+            _ => changes
+                .iter()
+                .all(|change| matches!(change, Change::Delete(_))),
         };
-        let value = match change {
-            Change::Put(kv) => Some(&kv.value),
-            Change::Delete(_) => None,
-        };
-        self.stands_in_line(change.key())
-            && value.is_none_or(|value| value.is_empty() || self.values.contains(value))
+        written
+            && changes
+                .iter()
+                .all(|change| self.stands_in_line(change.key()))
     }
 
     fn stands_in_line(&self, key: &Bytes) -> bool {
         let name = key.iter().rposition(|&byte| byte == b'/');
         self.keys.contains(key) || name.is_some_and(|end| self.names.contains(&key[..end]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::mvccpb::KeyValue;
+    use baton_proto::v3lockpb::LockRequest;
+
+    use super::*;
+    use crate::history::{Error, Record};
+
+    fn locks(leases: &[i64]) -> History {
+        let lock = |&lease: &i64| {
+            Record::Operation(Operation {
+                id: lease.unsigned_abs(),
+                workload: "lock".into(),
+                client: 1,
+                member: 1,
+                called: 0,
+                returned: 1,
+                request: Request::Lock(LockRequest {
+                    name: "job".into(),
+                    lease,
+                }),
+                outcome: Outcome::Unknown(Error {
+                    code: 1,
+                    message: String::new(),
+                }),
+            })
+        };
+        History::of(leases.iter().map(lock))
+    }
+
+    #[test]
+    fn the_services_may_remove_keys_of_several_calls_at_once_but_no_others() {
+        let history = locks(&[10, 11]);
+        let services = Services::of(&history);
+        let gone = |key: &'static str| Change::Delete(key.into());
+        assert!(services.explain(&[gone("job/a"), gone("job/b")]));
+        assert!(!services.explain(&[gone("job/a"), gone("job/c")]));
+    }
+
+    #[test]
+    fn the_services_write_one_key_in_a_revision() {
+        let history = locks(&[10, 11]);
+        let services = Services::of(&history);
+        let made = |key: &'static str| {
+            Change::Put(KeyValue {
+                key: key.into(),
+                ..KeyValue::default()
+            })
+        };
+        assert!(services.explain(&[made("job/a")]));
+        assert!(!services.explain(&[made("job/a"), made("job/b")]));
     }
 }
