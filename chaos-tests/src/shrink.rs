@@ -46,11 +46,11 @@ pub fn broken(verdict: &Verdict) -> BTreeSet<String> {
 ///
 /// # Errors
 /// A run fails, or the plan as it is breaks nothing that these checkers see.
-pub async fn shrink(
+pub fn shrink(
     plan: &Plan,
     checkers: &BTreeSet<String>,
     effort: Effort,
-    run: impl AsyncFnMut(&Plan) -> Result<Verdict>,
+    run: impl FnMut(&Plan) -> Result<Verdict>,
 ) -> Result<Shrunk> {
     let mut smallest = plan.clone();
     smallest.gates.clear();
@@ -61,7 +61,7 @@ pub async fn shrink(
         runs: 0,
         run,
     };
-    if !search.breaks(&search.smallest.clone()).await? {
+    if !search.breaks(&search.smallest.clone())? {
         let checkers: Vec<&str> = checkers.iter().map(String::as_str).collect();
         bail!(
             "the plan as it is does not break {} in {} runs",
@@ -70,15 +70,11 @@ pub async fn shrink(
         );
     }
     let faults = plan.faults.clone();
-    search
-        .reduce(faults, |plan, faults| plan.faults = faults)
-        .await?;
-    search.shorten().await?;
+    search.reduce(faults, |plan, faults| plan.faults = faults)?;
+    search.shorten()?;
     let workloads = plan.workloads.clone();
-    search
-        .reduce(workloads, |plan, workloads| plan.workloads = workloads)
-        .await?;
-    search.thin().await?;
+    search.reduce(workloads, |plan, workloads| plan.workloads = workloads)?;
+    search.thin()?;
     Ok(Shrunk {
         minimal: search.runs < effort.runs,
         plan: search.smallest,
@@ -94,15 +90,15 @@ struct Search<'a, R> {
     run: R,
 }
 
-impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
+impl<R: FnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
     /// Whether a plan breaks what is to be broken, in as many runs as are left for it.
-    async fn breaks(&mut self, plan: &Plan) -> Result<bool> {
+    fn breaks(&mut self, plan: &Plan) -> Result<bool> {
         for _ in 0..self.effort.tries {
             if self.runs >= self.effort.runs {
                 return Ok(false);
             }
             self.runs += 1;
-            let verdict = (self.run)(plan).await?;
+            let verdict = (self.run)(plan)?;
             if verdict.outcome == Outcome::Invalid && !broken(&verdict).is_disjoint(self.checkers) {
                 return Ok(true);
             }
@@ -111,8 +107,8 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
     }
 
     /// Keeps a plan if it breaks what is to be broken.
-    async fn keep(&mut self, plan: Plan) -> Result<bool> {
-        let breaks = plan != self.smallest && self.breaks(&plan).await?;
+    fn keep(&mut self, plan: Plan) -> Result<bool> {
+        let breaks = plan != self.smallest && self.breaks(&plan)?;
         if breaks {
             self.smallest = plan;
         }
@@ -120,7 +116,7 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
     }
 
     /// Leaves out parts of a list, halves first, then ever smaller ones, until no single item can be left out.
-    async fn reduce<T: Clone>(
+    fn reduce<T: Clone>(
         &mut self,
         mut items: Vec<T>,
         put: impl Fn(&mut Plan, Vec<T>),
@@ -134,7 +130,7 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
                 rest.drain(from..(from + size).min(items.len()));
                 let mut plan = self.smallest.clone();
                 put(&mut plan, rest.clone());
-                if !plan.workloads.is_empty() && self.keep(plan).await? {
+                if !plan.workloads.is_empty() && self.keep(plan)? {
                     smaller = Some(rest);
                     break;
                 }
@@ -152,7 +148,7 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
     }
 
     /// Moves what is left to the front, and ends earlier and earlier.
-    async fn shorten(&mut self) -> Result<()> {
+    fn shorten(&mut self) -> Result<()> {
         let mut plan = self.smallest.clone();
         let first = plan
             .faults
@@ -166,7 +162,7 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
         }
         plan.duration_ms =
             last_end(&plan).map_or(plan.duration_ms, |end| plan.duration_ms.min(end + MARGIN));
-        self.keep(plan).await?;
+        self.keep(plan)?;
         loop {
             let mut shorter = false;
             for part in [2, 4] {
@@ -175,7 +171,7 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
                 plan.duration_ms = duration
                     .max(last_end(&plan).unwrap_or_default())
                     .max(DURATION_MIN);
-                if plan.duration_ms < self.smallest.duration_ms && self.keep(plan).await? {
+                if plan.duration_ms < self.smallest.duration_ms && self.keep(plan)? {
                     shorter = true;
                     break;
                 }
@@ -187,12 +183,12 @@ impl<R: AsyncFnMut(&Plan) -> Result<Verdict>> Search<'_, R> {
     }
 
     /// Halves the clients of each workload as long as that does no harm.
-    async fn thin(&mut self) -> Result<()> {
+    fn thin(&mut self) -> Result<()> {
         for place in 0..self.smallest.workloads.len() {
             while self.smallest.workloads[place].clients > 1 {
                 let mut plan = self.smallest.clone();
                 plan.workloads[place].clients /= 2;
-                if !self.keep(plan).await? {
+                if !self.keep(plan)? {
                     break;
                 }
             }
@@ -295,10 +291,10 @@ mod tests {
         BTreeSet::from(["leases".to_owned()])
     }
 
-    #[tokio::test]
-    async fn a_planted_failure_is_found_in_its_smallest_plan() {
-        let run = async |plan: &Plan| Ok(verdict("leases", planted(plan)));
-        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).await.unwrap();
+    #[test]
+    fn a_planted_failure_is_found_in_its_smallest_plan() {
+        let run = |plan: &Plan| Ok(verdict("leases", planted(plan)));
+        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).unwrap();
         let kinds: Vec<String> = shrunk
             .plan
             .faults
@@ -321,30 +317,30 @@ mod tests {
         assert!(planted(&shrunk.plan));
     }
 
-    #[tokio::test]
-    async fn a_failure_that_needs_no_fault_is_left_without_one() {
-        let run = async |_: &Plan| Ok(verdict("leases", true));
-        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).await.unwrap();
+    #[test]
+    fn a_failure_that_needs_no_fault_is_left_without_one() {
+        let run = |_: &Plan| Ok(verdict("leases", true));
+        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).unwrap();
         assert_eq!(shrunk.plan.faults, []);
         assert_eq!(shrunk.plan.duration_ms, DURATION_MIN);
         assert_eq!(shrunk.plan.workloads.len(), 1);
         assert_eq!(shrunk.plan.workloads[0].clients, 1);
     }
 
-    #[tokio::test]
-    async fn a_plan_that_breaks_something_else_is_not_kept() {
-        let run = async |plan: &Plan| {
+    #[test]
+    fn a_plan_that_breaks_something_else_is_not_kept() {
+        let run = |plan: &Plan| {
             let all = plan.faults.len() == 18;
             Ok(verdict(if all { "leases" } else { "leaders" }, true))
         };
-        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).await.unwrap();
+        let shrunk = shrink(&plan(), &wanted(), EFFORT, run).unwrap();
         assert_eq!(shrunk.plan.faults.len(), 18);
     }
 
-    #[tokio::test]
-    async fn what_breaks_only_now_and_then_is_tried_again() {
+    #[test]
+    fn what_breaks_only_now_and_then_is_tried_again() {
         let mut runs = 0;
-        let run = async |plan: &Plan| {
+        let run = |plan: &Plan| {
             runs += 1;
             Ok(verdict("leases", planted(plan) && runs % 3 == 0))
         };
@@ -352,22 +348,22 @@ mod tests {
             tries: 3,
             runs: 1000,
         };
-        let shrunk = shrink(&plan(), &wanted(), effort, run).await.unwrap();
+        let shrunk = shrink(&plan(), &wanted(), effort, run).unwrap();
         assert_eq!(shrunk.plan.faults.len(), 2);
     }
 
-    #[tokio::test]
-    async fn it_ends_with_what_it_has_when_the_runs_are_used_up() {
-        let run = async |plan: &Plan| Ok(verdict("leases", planted(plan)));
+    #[test]
+    fn it_ends_with_what_it_has_when_the_runs_are_used_up() {
+        let run = |plan: &Plan| Ok(verdict("leases", planted(plan)));
         let effort = Effort { tries: 1, runs: 4 };
-        let shrunk = shrink(&plan(), &wanted(), effort, run).await.unwrap();
+        let shrunk = shrink(&plan(), &wanted(), effort, run).unwrap();
         assert_eq!(shrunk.runs, 4);
         assert!(!shrunk.minimal && planted(&shrunk.plan));
     }
 
-    #[tokio::test]
-    async fn a_plan_that_breaks_nothing_is_an_error() {
-        let run = async |_: &Plan| Ok(verdict("leases", false));
-        assert!(shrink(&plan(), &wanted(), EFFORT, run).await.is_err());
+    #[test]
+    fn a_plan_that_breaks_nothing_is_an_error() {
+        let run = |_: &Plan| Ok(verdict("leases", false));
+        assert!(shrink(&plan(), &wanted(), EFFORT, run).is_err());
     }
 }

@@ -1,16 +1,14 @@
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use chaos_tests::plan::Plan;
-use chaos_tests::real::{boxed, episode};
 use chaos_tests::report::words;
 use chaos_tests::run::{Made, read_json, write_json};
 use chaos_tests::shrink::{self, Effort};
-use chaos_tests::verdict::{Outcome, Verdict};
+use chaos_tests::verdict::{Judgement, Outcome, Verdict};
 
 /// The command `shrink`.
 #[derive(clap::Args)]
@@ -37,8 +35,8 @@ impl Shrink {
     pub fn run(self) -> Result<Outcome> {
         let verdict: Verdict = read_json(&self.directory.join("verdict.json"))?;
         let mut checkers = shrink::broken(&verdict);
-        if let Some(checker) = self.checker {
-            checkers.retain(|broken| *broken == checker);
+        if let Some(checker) = &self.checker {
+            checkers.retain(|broken| broken == checker);
         }
         if checkers.is_empty() {
             bail!(
@@ -49,40 +47,21 @@ impl Shrink {
         let plan: Plan = read_json(&self.directory.join("plan.json"))?;
         let Made::Real { server, .. } = read_json(&self.directory.join("run.json"))? else {
             bail!(
-                "{} was simulated: `chaos-sim shrink` makes it smaller",
+                "{} was simulated: only runs of real processes are shrunk",
                 self.directory.display()
             );
         };
-        let server = self.bin.unwrap_or(server);
-        let boxed = boxed::enter()?;
+        let server = self.bin.as_ref().unwrap_or(&server);
         let (trial, kept) = (self.directory.join("trial"), self.directory.join("shrunk"));
-        let runtime = super::runtime()?;
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let heard = interrupted.clone();
-        runtime.spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                heard.store(true, Ordering::Relaxed);
-            }
-        });
         let mut number = 0;
-        let run = async |plan: &Plan| {
+        let run = |plan: &Plan| {
             number += 1;
             println!("{number}: {}", words::plan(plan));
-            clear(&trial)?;
-            let verdict = episode::play(boxed, plan, &server, &trial).await?;
-            if interrupted.load(Ordering::Relaxed) {
-                bail!(
-                    "interrupted; the smallest plan so far is {}",
-                    kept.join("plan.json").display()
-                );
-            }
-            let broken: BTreeSet<String> = shrink::broken(&verdict);
-            println!(
-                "   {}  {}",
-                verdict.outcome,
-                broken.iter().cloned().collect::<Vec<_>>().join(", ")
-            );
-            if !broken.is_disjoint(&checkers) {
+            let verdict = play(plan, server, &trial)?;
+            let broken = shrink::broken(&verdict);
+            let names: Vec<&str> = broken.iter().map(String::as_str).collect();
+            println!("   {}  {}", verdict.outcome, names.join(", "));
+            if verdict.outcome == Outcome::Invalid && !broken.is_disjoint(&checkers) {
                 clear(&kept)?;
                 fs::rename(&trial, &kept)?;
             }
@@ -92,24 +71,49 @@ impl Shrink {
             tries: self.tries,
             runs: self.runs,
         };
-        let shrunk = runtime.block_on(shrink::shrink(&plan, &checkers, effort, run))?;
+        let shrunk = shrink::shrink(&plan, &checkers, effort, run)?;
         clear(&trial)?;
         let file = self.directory.join("shrunk.json");
         write_json(&file, &shrunk.plan)?;
         println!("{}", words::plan(&shrunk.plan));
-        let why = if shrunk.minimal {
-            "no part of it can be left out"
-        } else {
-            "the runs were used up"
+        let why = match shrunk.minimal {
+            true => "no part of it can be left out",
+            false => "the runs were used up",
         };
         println!("{} after {} runs; {why}", file.display(), shrunk.runs);
+        println!("{}", kept.join("report.html").display());
         Ok(Outcome::Invalid)
     }
 }
 
-fn clear(directory: &std::path::Path) -> std::io::Result<()> {
+/// Plays a plan in a process of its own. One that comes to no verdict counts as an error of the harness.
+fn play(plan: &Plan, server: &Path, directory: &Path) -> Result<Verdict> {
+    clear(directory)?;
+    fs::create_dir(directory)?;
+    let planned = directory.join("plan.json");
+    write_json(&planned, plan)?;
+    let mut replay = Command::new(std::env::current_exe()?);
+    replay.arg("replay").arg(&planned);
+    replay.arg("--bin").arg(server).arg("--out").arg(directory);
+    replay.stdin(Stdio::null()).stdout(Stdio::null());
+    if !stderr().is_terminal() {
+        replay.stderr(fs::File::create(directory.join("output"))?);
+    }
+    let status = replay.status().context("cannot begin a run")?;
+    Ok(
+        read_json(&directory.join("verdict.json")).unwrap_or_else(|_| {
+            let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
+            harness
+                .harness_errors
+                .push(format!("no verdict ({status})"));
+            Verdict::of(vec![harness], &[])
+        }),
+    )
+}
+
+fn clear(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }

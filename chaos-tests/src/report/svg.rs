@@ -20,7 +20,7 @@ pub const PLOT: f64 = 1070.0;
 /// A letter of a label, at most.
 const LETTER: f64 = 6.3;
 /// Marks of violations that would cover each other are drawn as one.
-const FLAG: f64 = 14.0;
+const FLAG: f64 = 40.0;
 
 /// Time as a place from left to right.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ pub fn timeline(plan: &Plan, history: &History, verdict: &Verdict) -> Markup {
         .flat_map(|violation| violation.operations.iter().copied())
         .collect();
     let mut body = Vec::new();
-    let top = 34.0;
+    let top = 46.0;
     let mut y = top;
     let mut put = |(markup, height): Part| {
         if height > 0.0 {
@@ -353,11 +353,11 @@ fn flags(violations: &[&Violation], history: &History, scale: Scale, bottom: f64
     html! {
         @for (x, number, count, what) in &places {
             a.violation href=(format!("#v{}", number.min(&(SHOWN_MAX + 1)))) {
-                line x1=(px(*x)) y1="20" x2=(px(*x)) y2=(px(bottom)) {}
+                line x1=(px(*x)) y1="19" x2=(px(*x)) y2=(px(bottom)) {}
                 @let label = if *count == 1 { number.to_string() } else { format!("{number} +{}", count - 1) };
                 @let width = 10.0 + LETTER * label.len() as f64;
-                rect x=(px(x - width / 2.0)) y="3" width=(px(width)) height="17" rx="3" {}
-                text x=(px(*x)) y="15" { (label) }
+                rect x=(px(x - width / 2.0)) y="2" width=(px(width)) height="17" rx="3" {}
+                text x=(px(*x)) y="14" { (label) }
                 title { (what) @if *count > 1 { " … and " (count - 1) " more here" } }
             }
         }
