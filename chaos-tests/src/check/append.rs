@@ -311,3 +311,155 @@ fn asked(operation: &Operation) -> Vec<(Bytes, u64)> {
         .filter_map(|put| Some((put.key.clone(), parse(&put.value)?.pop()?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Error;
+    use crate::workload::requests::op;
+
+    /// A transaction that read these lists and appended to those. `id` is also when it was called, in tens.
+    fn transaction(
+        id: u64,
+        lasts: Nanos,
+        reads: &[(&str, &str)],
+        puts: &[(&str, &str)],
+    ) -> Operation {
+        let key = |list: &str| Bytes::from(format!("{APPEND}/{list}"));
+        let mut request = pb::TxnRequest::default();
+        let mut answer = pb::TxnResponse {
+            succeeded: true,
+            ..Default::default()
+        };
+        let mut add = |request_op, response| {
+            request.success.push(op(request_op));
+            answer.responses.push(pb::ResponseOp {
+                response: Some(response),
+            });
+        };
+        for (list, value) in reads {
+            let kv = baton_proto::mvccpb::KeyValue {
+                key: key(list),
+                value: (*value).to_owned().into(),
+                ..Default::default()
+            };
+            add(
+                Op::RequestRange(pb::RangeRequest {
+                    key: key(list),
+                    ..Default::default()
+                }),
+                OpAnswer::ResponseRange(pb::RangeResponse {
+                    kvs: vec![kv],
+                    ..Default::default()
+                }),
+            );
+        }
+        for (list, value) in puts {
+            add(
+                Op::RequestPut(pb::PutRequest {
+                    key: key(list),
+                    value: (*value).to_owned().into(),
+                    ..Default::default()
+                }),
+                OpAnswer::ResponsePut(pb::PutResponse::default()),
+            );
+        }
+        Operation {
+            id,
+            workload: APPEND.into(),
+            client: 1,
+            member: 1,
+            called: id * 10,
+            returned: id * 10 + lasts,
+            request: request.into(),
+            outcome: Outcome::Ok(Answer::Txn(answer)),
+        }
+    }
+
+    fn unknown(operation: Operation) -> Operation {
+        Operation {
+            outcome: Outcome::Unknown(Error {
+                code: 4,
+                message: String::new(),
+            }),
+            ..operation
+        }
+    }
+
+    /// The first words of the violations of a history.
+    fn names(operations: Vec<Operation>) -> Vec<String> {
+        let history = History {
+            operations,
+            ..Default::default()
+        };
+        let judgement = judge(&history);
+        let what = judgement.violations.iter().map(|violation| &violation.what);
+        what.map(|what| what.split(':').next().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    const NONE: [&str; 0] = [];
+
+    #[test]
+    fn transactions_in_an_order_pass() {
+        let history = vec![
+            transaction(1, 5, &[], &[("a", "1"), ("b", "2")]),
+            unknown(transaction(2, 5, &[], &[("a", "1,3")])),
+            unknown(transaction(3, 5, &[], &[("b", "2,4")])),
+            transaction(4, 5, &[("a", "1,3"), ("b", "2")], &[]),
+        ];
+        assert_eq!(names(history), NONE);
+    }
+
+    #[test]
+    fn a_torn_read_is_called_g_single() {
+        let history = vec![
+            transaction(1, 50, &[], &[("a", "1"), ("b", "2")]),
+            transaction(2, 50, &[("a", "1"), ("b", "")], &[]),
+            transaction(9, 5, &[("b", "2")], &[]),
+        ];
+        assert_eq!(names(history), ["G-single"]);
+    }
+
+    #[test]
+    fn two_that_each_miss_what_the_other_wrote_are_called_g2() {
+        let history = vec![
+            transaction(1, 50, &[("b", "")], &[("a", "1")]),
+            transaction(2, 50, &[("a", "")], &[("b", "2")]),
+            transaction(9, 5, &[("a", "1"), ("b", "2")], &[]),
+        ];
+        assert_eq!(names(history), ["G2"]);
+    }
+
+    #[test]
+    fn a_read_of_what_was_written_over_long_ago_is_called_so_in_real_time() {
+        let history = vec![
+            transaction(1, 5, &[], &[("a", "1")]),
+            transaction(2, 5, &[], &[("a", "1,2")]),
+            transaction(3, 5, &[("a", "1")], &[]),
+        ];
+        assert_eq!(names(history), ["G-single-realtime"]);
+    }
+
+    #[test]
+    fn an_update_that_is_lost_is_two_orders_of_a_list() {
+        let history = vec![
+            transaction(1, 50, &[], &[("a", "1")]),
+            transaction(2, 50, &[], &[("a", "2")]),
+        ];
+        assert_eq!(names(history), ["append/a is in two orders"]);
+    }
+
+    #[test]
+    fn what_was_refused_and_is_there_nevertheless_is_called_g1a() {
+        let refused = Operation {
+            outcome: Outcome::Failed(Error {
+                code: 9,
+                message: String::new(),
+            }),
+            ..transaction(1, 5, &[], &[("a", "1")])
+        };
+        let history = vec![refused, transaction(2, 5, &[("a", "1")], &[])];
+        assert_eq!(names(history), ["G1a"]);
+    }
+}

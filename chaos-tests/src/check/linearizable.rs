@@ -392,3 +392,33 @@ fn taken<'a>(
     };
     std::iter::zip(ops, &answer.responses)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selftest::honest::{self, Shape};
+
+    #[test]
+    fn a_search_that_is_given_up_is_inconclusive() {
+        let history = honest::history(1, Shape::default());
+        let judgement = judge_within(&history, 3);
+        assert_eq!(judgement.violations, []);
+        assert_eq!(judgement.inconclusive.len(), 1);
+    }
+
+    #[test]
+    fn hundreds_of_lost_answers_do_not_make_the_search_give_up() {
+        let shape = Shape {
+            operations: 3_000,
+            registers: 8,
+            appenders: 0,
+            lost: 200,
+            ..Shape::default()
+        };
+        for seed in 0..3 {
+            let judgement = judge(&honest::history(seed, shape));
+            assert_eq!(judgement.violations, []);
+            assert_eq!(judgement.inconclusive, [""; 0]);
+        }
+    }
+}

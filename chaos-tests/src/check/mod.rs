@@ -63,11 +63,15 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements
 }
 
-/// What there is to judge about keys: by revisions, and by none. If these two disagree, one of them is wrong, and nothing
-/// that they say of the server counts.
+/// What there is to judge about keys: by revisions, and by none.
 fn keys(history: &History) -> Vec<Judgement> {
     let by_revision = [revisions::judge(history), real_time::judge(history)];
-    let mut by_order = linearizable::judge(history);
+    compared(by_revision, linearizable::judge(history))
+}
+
+/// Where one of two opinions finds all well and the other does not, one of them is wrong, and nothing that they say of the
+/// server counts. That of revisions may find more: it also sees what no answer told.
+fn compared(by_revision: [Judgement; 2], mut by_order: Judgement) -> Vec<Judgement> {
     let fine = |judged: &Judgement| judged.violations.is_empty() && judged.inconclusive.is_empty();
     if by_revision.iter().all(fine) {
         for violation in std::mem::take(&mut by_order.violations) {
@@ -82,3 +86,39 @@ fn keys(history: &History) -> Vec<Judgement> {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Violation;
+
+    fn violated() -> Judgement {
+        let mut judgement = Judgement::new("", "");
+        judgement.violated(Violation::new("it is in no order"));
+        judgement
+    }
+
+    fn fine() -> Judgement {
+        Judgement::new("", "")
+    }
+
+    #[test]
+    fn an_order_that_is_missing_though_all_is_well_by_revisions_is_a_harness_error() {
+        let judged = compared([fine(), fine()], violated());
+        assert_eq!(judged[2].violations, []);
+        assert_eq!(judged[2].harness_errors.len(), 1);
+    }
+
+    #[test]
+    fn checkers_that_agree_or_cannot_say_contradict_nobody() {
+        let lost = Judgement {
+            inconclusive: vec!["there was no witness".into()],
+            ..fine()
+        };
+        for by_revision in [[fine(), violated()], [lost, fine()]] {
+            let judged = compared(by_revision, violated());
+            assert_eq!(judged[2].violations.len(), 1);
+            assert_eq!(judged[2].harness_errors, [""; 0]);
+        }
+    }
+}

@@ -2,9 +2,9 @@
 //!
 //! An order takes every operation that returned, and any of those that did not, each somewhere between its call and its
 //! return. The search goes depth first and remembers which sets of operations with which value at their end led nowhere.
-//! Three rules make it short without missing an order: what only reads, and may be next, is taken at once; what did not
+//! Four rules make it short without missing an order: what only reads, and may be next, is taken at once; what did not
 //! return is taken only right before something that needs its effect; of several of these that do the same, the one called
-//! first is taken.
+//! first is taken; values that nothing asks about are all the same.
 
 use std::collections::HashSet;
 
@@ -16,6 +16,9 @@ pub type Value = u32;
 
 /// The key is not there.
 pub const ABSENT: Value = 0;
+
+/// Any of the values that nothing asks about.
+const UNASKED: Value = Value::MAX;
 
 /// What an operation needs the key to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +85,25 @@ pub enum Found {
 
 /// Searches, for at most `budget` steps, which it counts down. The key is absent at first.
 pub fn search(steps: &[Step], budget: &mut u64) -> Found {
+    let asked: HashSet<Value> = steps
+        .iter()
+        .filter_map(|step| match step.needs {
+            Needs::Is(value) | Needs::IsNot(value) => Some(value),
+            Needs::Nothing | Needs::Contradiction => None,
+        })
+        .chain([ABSENT])
+        .collect();
     let mut returned: Vec<Step> = Vec::new();
     let mut open: Vec<Step> = Vec::new();
     for step in steps {
+        let leaves = step.leaves.map(|value| {
+            if asked.contains(&value) {
+                value
+            } else {
+                UNASKED
+            }
+        });
+        let step = &Step { leaves, ..*step };
         if step.returned.is_some() {
             returned.push(*step);
         } else if step.leaves.is_some() {

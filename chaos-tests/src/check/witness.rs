@@ -198,3 +198,116 @@ fn join(witness: &mut Witness, readings: &BTreeMap<u32, Reading>, seen: BTreeMap
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::etcdserverpb as pb;
+    use baton_proto::mvccpb::KeyValue;
+
+    use super::*;
+    use crate::history::Error;
+
+    fn asked(start_revision: i64) -> WatchEvent {
+        WatchEvent::Asked(pb::WatchCreateRequest {
+            start_revision,
+            ..Default::default()
+        })
+    }
+
+    fn event(revision: i64, value: &'static str) -> Event {
+        Event {
+            kv: Some(KeyValue {
+                key: "a".into(),
+                value: value.into(),
+                mod_revision: revision,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn received(revisions: impl IntoIterator<Item = i64>) -> WatchEvent {
+        WatchEvent::Received(pb::WatchResponse {
+            events: revisions.into_iter().map(|at| event(at, "1")).collect(),
+            ..Default::default()
+        })
+    }
+
+    fn broken() -> WatchEvent {
+        WatchEvent::Broken(Error {
+            code: 14,
+            message: "reset".into(),
+        })
+    }
+
+    /// What witnesses with these steps saw.
+    fn seen(witnesses: Vec<Vec<WatchEvent>>) -> Witness {
+        let mut history = History::default();
+        for (watcher, steps) in (1..).zip(witnesses) {
+            history
+                .watches
+                .extend(steps.into_iter().map(|step| WatchStep {
+                    workload: WORKLOAD.into(),
+                    watcher,
+                    member: u64::from(watcher),
+                    at: 0,
+                    step,
+                }));
+        }
+        gather(&history)
+    }
+
+    #[test]
+    fn a_witness_fills_what_compaction_took_from_another() {
+        let overtaken = vec![asked(1), received(2..4), broken(), asked(6), received(6..9)];
+        let witness = seen(vec![overtaken.clone(), vec![asked(1), received(2..7)]]);
+        assert_eq!((witness.end(), witness.lost), (8, None));
+        assert_eq!(witness.violations, []);
+
+        let witness = seen(vec![overtaken.clone(), overtaken]);
+        assert_eq!(witness.end(), 3);
+        assert!(witness.lost.is_some());
+        assert_eq!(witness.violations, []);
+    }
+
+    #[test]
+    fn a_revision_that_a_witness_without_a_hole_did_not_see_never_was() {
+        let witness = seen(vec![vec![asked(1), received([2, 3, 5])]]);
+        assert_eq!(witness.end(), 3);
+        assert_eq!(witness.violations.len(), 1);
+        assert_eq!(witness.violations[0].revision, Some(4));
+    }
+
+    #[test]
+    fn members_that_tell_of_different_values_are_found() {
+        let other = WatchEvent::Received(pb::WatchResponse {
+            events: vec![event(2, "2")],
+            ..Default::default()
+        });
+        let witness = seen(vec![vec![asked(1), received([2])], vec![asked(1), other]]);
+        assert_eq!(witness.violations.len(), 1);
+    }
+
+    #[test]
+    fn parts_of_a_message_are_joined_unless_the_stream_breaks_between_them() {
+        let part = |value| {
+            WatchEvent::Received(pb::WatchResponse {
+                events: vec![event(2, value)],
+                fragment: true,
+                ..Default::default()
+            })
+        };
+        let torn = vec![
+            asked(1),
+            part("0"),
+            broken(),
+            asked(2),
+            part("0"),
+            received([2]),
+        ];
+        let witness = seen(vec![torn]);
+        assert_eq!(witness.end(), 2);
+        assert_eq!(witness.revisions[0].events.len(), 2);
+        assert_eq!(witness.violations, []);
+    }
+}

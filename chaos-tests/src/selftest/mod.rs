@@ -1,9 +1,10 @@
 //! Proof that the checkers have teeth: correct histories that they must pass, and mutations of them that they must catch.
 
+pub mod answers;
 pub mod evidence;
 pub mod honest;
-pub mod keys;
 pub mod lists;
+pub mod log;
 pub mod looks;
 pub mod watching;
 
@@ -42,7 +43,8 @@ pub enum Fate {
 /// All mutations there are.
 pub fn mutations() -> Vec<Mutation> {
     let tables = [
-        keys::MUTATIONS,
+        log::MUTATIONS,
+        answers::MUTATIONS,
         lists::MUTATIONS,
         looks::MUTATIONS,
         watching::MUTATIONS,

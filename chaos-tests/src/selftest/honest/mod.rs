@@ -1,26 +1,25 @@
 //! Histories of a cluster that keeps its promises: the model, asked by clients all at once, with answers that get lost,
 //! members that lag behind and are started again, watches that break, compactions and leases that end.
 
+mod trouble;
+mod witnesses;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_proto::etcdserverpb as pb;
-use baton_proto::mvccpb::{Event, KeyValue};
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::check::effects;
 use crate::history::{
-    Answer, Error, History, Member, MemberEvent, MemberStep, Nanos, Operation, Outcome, Record,
-    Request, WatchEvent, WatchStep,
+    Answer, Error, History, Member, MemberEvent, Nanos, Operation, Outcome, Record, Request,
 };
 use crate::model::{Change, Draft, Model, Refusal};
 use crate::seed;
 use crate::workload::append::{self, APPEND, Appender};
-use crate::workload::final_reads::FINAL;
 use crate::workload::register::{self, REGISTER};
 use crate::workload::requests::Draw;
-use crate::workload::witness::WITNESS;
 
 /// What a server says of a revision below the floor.
 pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
@@ -364,231 +363,6 @@ impl Cluster {
         below.then(|| error(11, COMPACTED))
     }
 
-    fn replicate(&mut self, member: Member) {
-        let newest = self.model.revision();
-        let applied = self.place(member).applied;
-        let to = self.chance.random_range(applied..=newest.max(applied));
-        self.place(member).applied = to;
-    }
-
-    /// The witness at a member is told some of what it was not yet.
-    fn witness(&mut self, member: Member) {
-        let newest = self.model.revision();
-        let from = self.place(member).witnessed;
-        let to = self.chance.random_range(from..=newest);
-        self.tell(member, to);
-    }
-
-    fn tell(&mut self, member: Member, to: i64) {
-        let place = self.place(member);
-        if place.cut || place.witnessed >= to {
-            return;
-        }
-        let from = place.witnessed + 1;
-        place.witnessed = to;
-        place.applied = place.applied.max(to);
-        let events = (from..=to)
-            .flat_map(|revision| self.events(revision))
-            .collect();
-        let at = self.tick();
-        self.watch(
-            member,
-            at,
-            WatchEvent::Received(pb::WatchResponse {
-                header: Some(header(member, to)),
-                events,
-                ..Default::default()
-            }),
-        );
-    }
-
-    fn events(&self, revision: i64) -> Vec<Event> {
-        let before = |key: &Bytes| self.model.get(key, revision - 1).cloned();
-        self.model
-            .changes(revision)
-            .iter()
-            .map(|change| match change {
-                Change::Put(kv) => Event {
-                    r#type: 0,
-                    kv: Some(kv.clone()),
-                    prev_kv: before(&kv.key),
-                },
-                Change::Delete(key) => Event {
-                    r#type: 1,
-                    kv: Some(KeyValue {
-                        key: key.clone(),
-                        mod_revision: revision,
-                        ..Default::default()
-                    }),
-                    prev_kv: before(key),
-                },
-            })
-            .collect()
-    }
-
-    fn watch(&mut self, member: Member, at: Nanos, step: WatchEvent) {
-        self.records.push(Record::Watch(WatchStep {
-            workload: WITNESS.into(),
-            watcher: u32::try_from(member).unwrap_or(u32::MAX),
-            member,
-            at,
-            step,
-        }));
-    }
-
-    fn ask_witness(&mut self, member: Member, start_revision: i64) {
-        let at = self.tick();
-        self.watch(
-            member,
-            at,
-            WatchEvent::Asked(pb::WatchCreateRequest {
-                key: Bytes::from_static(b"\0"),
-                range_end: Bytes::from_static(b"\0"),
-                start_revision,
-                prev_kv: true,
-                progress_notify: true,
-                ..Default::default()
-            }),
-        );
-        let (at, newest) = (self.tick(), self.place(member).applied);
-        self.watch(
-            member,
-            at,
-            WatchEvent::Received(pb::WatchResponse {
-                header: Some(header(member, newest)),
-                created: true,
-                ..Default::default()
-            }),
-        );
-    }
-
-    /// The witness of any member but the first loses its stream, or has a new one. One that was overtaken by compaction
-    /// goes on from where there is history.
-    fn cut_or_join(&mut self, member: Member) {
-        if member == 1 {
-            return;
-        }
-        if !self.place(member).cut {
-            self.place(member).cut = true;
-            let at = self.tick();
-            self.watch(member, at, WatchEvent::Broken(error(14, "reset")));
-            return;
-        }
-        self.place(member).cut = false;
-        let next = self.place(member).witnessed + 1;
-        self.ask_witness(member, next);
-        if next < self.compacted {
-            let (at, floor) = (self.tick(), self.compacted);
-            self.watch(
-                member,
-                at,
-                WatchEvent::Received(pb::WatchResponse {
-                    canceled: true,
-                    compact_revision: floor,
-                    ..Default::default()
-                }),
-            );
-            self.ask_witness(member, floor);
-            self.place(member).witnessed = floor - 1;
-        }
-    }
-
-    fn member(&mut self, member: Member, event: MemberEvent) {
-        let at = self.tick();
-        self.records
-            .push(Record::Member(MemberStep { member, at, event }));
-    }
-
-    /// A member ends and is started again, with a little of what it had applied to be applied anew.
-    fn restart(&mut self) {
-        let member = self.any_member();
-        let status = "signal 9".into();
-        let expected = true;
-        self.member(member, MemberEvent::Ended { status, expected });
-        // Calls that it had not answered are lost with it.
-        for at in 0..self.clients.len() {
-            let client = &mut self.clients[at];
-            if client.member == member
-                && let Some(under_way) = &mut client.under_way
-            {
-                under_way.outcome = Some(Outcome::Unknown(error(14, "reset")));
-                self.answer(at);
-            }
-        }
-        self.member(member, MemberEvent::Started { pid: 2 });
-        let back = self.chance.random_range(0..5);
-        let place = self.place(member);
-        place.applied = (place.applied - back).max(1);
-    }
-
-    fn compact(&mut self) {
-        let newest = self.model.revision();
-        let revision = newest - self.chance.random_range(0..60);
-        // The witness that fills the holes of the others keeps up.
-        self.tell(1, newest);
-        if revision <= self.compacted || revision <= 1 {
-            return;
-        }
-        let called = self.tick();
-        self.compacted = revision;
-        let request = pb::CompactionRequest {
-            revision,
-            physical: false,
-        };
-        let answer = pb::CompactionResponse {
-            header: Some(header(1, newest)),
-        };
-        self.other(
-            "maintenance",
-            called,
-            request.into(),
-            Answer::Compact(answer),
-        );
-    }
-
-    fn grant(&mut self) {
-        let called = self.tick();
-        self.lease += 1;
-        let (id, ttl) = (self.lease, 2);
-        let newest = self.model.revision();
-        let answer = pb::LeaseGrantResponse {
-            header: Some(header(1, newest)),
-            id,
-            ttl,
-            error: String::new(),
-        };
-        self.leased.insert(id, BTreeSet::new());
-        let request = pb::LeaseGrantRequest { ttl, id: 0 };
-        self.other("lease", called, request.into(), Answer::LeaseGrant(answer));
-        self.ends.insert(id, self.now + 2_000_000_000);
-        for key in 0..self.chance.random_range(1..4) {
-            let called = self.tick();
-            let put = pb::PutRequest {
-                key: format!("lease/{id:x}/{key}").into(),
-                value: format!("lease/{id:x}/{key}").into(),
-                lease: id,
-                ..Default::default()
-            };
-            let mut draft = self.model.draft(self.model.revision());
-            let Ok(mut answer) = draft.put(&put) else {
-                continue;
-            };
-            let changes = draft.into_changes();
-            self.push(changes);
-            answer.header = Some(header(1, self.model.revision()));
-            self.other("lease", called, put.into(), Answer::Put(answer));
-        }
-    }
-
-    fn expire(&mut self) {
-        let Some((lease, keys)) = self.leased.pop_first() else {
-            return;
-        };
-        // Its time passes while nothing else happens.
-        self.now = self.now.max(self.ends.remove(&lease).unwrap_or(0));
-        self.push(keys.into_iter().map(Change::Delete).collect());
-    }
-
     /// Records an operation of a client that exists for it alone.
     fn other(&mut self, workload: &str, called: Nanos, request: Request, answer: Answer) {
         self.other_at(1, workload, called, request, answer);
@@ -618,55 +392,6 @@ impl Cluster {
             request,
             outcome: Outcome::Ok(answer),
         }));
-    }
-
-    /// The last look at every member.
-    fn look(&mut self) {
-        for member in 1..=self.shape.members {
-            let called = self.tick();
-            let key = format!("{FINAL}/{member}");
-            let put = pb::PutRequest {
-                key: key.clone().into(),
-                value: key.into(),
-                ..Default::default()
-            };
-            let everything = pb::RangeRequest {
-                key: Bytes::from_static(b"\0"),
-                range_end: Bytes::from_static(b"\0"),
-                ..Default::default()
-            };
-            for request in [Request::Put(put), Request::Range(everything)] {
-                let mut draft = self.model.draft(self.model.revision());
-                let evaluated = effects::evaluate(&request, &mut draft);
-                let changes = draft.into_changes();
-                self.push(changes);
-                let header = header(member, self.model.revision());
-                if let Some(Ok(answer)) = evaluated {
-                    self.other_at(member, FINAL, called, request, with_header(answer, header));
-                }
-            }
-        }
-        for member in 1..=self.shape.members {
-            let (called, revision) = (self.tick(), self.model.revision());
-            let answer = pb::HashKvResponse {
-                header: Some(header(member, revision)),
-                hash: 0x1234,
-                compact_revision: self.compacted,
-                hash_revision: revision,
-            };
-            let request = pb::HashKvRequest { revision }.into();
-            self.other_at(member, FINAL, called, request, Answer::HashKv(answer));
-            let (called, leader) = (self.tick(), header(1, revision));
-            let status = pb::StatusResponse {
-                header: Some(header(member, revision)),
-                leader: leader.member_id,
-                raft_term: leader.raft_term,
-                raft_applied_index: u64::try_from(revision).unwrap_or_default(),
-                ..Default::default()
-            };
-            let request = pb::StatusRequest::default().into();
-            self.other_at(member, FINAL, called, request, Answer::Status(status));
-        }
     }
 
     /// Everything under way ends, and the witnesses are told of it all.
