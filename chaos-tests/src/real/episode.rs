@@ -60,8 +60,9 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
         .with_context(|| format!("there is no server at {}", server.display()))?;
     write_json(&directory.join("plan.json"), plan)?;
     let recorder = Recorder::begin();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let progress = Progress::show(&recorder, Duration::from_millis(plan.duration_ms));
-    made(&server)?.save(&directory)?;
+    made(&server, since)?.save(&directory)?;
     let members = directory.join("members");
     let mut cluster = Cluster::lay_out(boxed, plan, &server, &members, &recorder).await?;
     let began = cluster
@@ -93,15 +94,14 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     Ok(verdict)
 }
 
-fn made(server: &Path) -> Result<Made> {
+fn made(server: &Path, began: Duration) -> Result<Made> {
     let output = Command::new(server).arg("--version").output();
     let output = output.with_context(|| format!("cannot run {}", server.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(Made::Real {
         server: server.to_owned(),
         version: said.lines().collect::<Vec<_>>().join("; "),
-        began_unix_us: u64::try_from(since.as_micros())?,
+        began_unix_us: u64::try_from(began.as_micros())?,
     })
 }
 

@@ -74,6 +74,7 @@ pub fn between(left: &[Place], right: &[Place]) -> Vec<(Place, Place)> {
 /// # Errors
 /// The kernel or `ip` refuses.
 pub async fn build(members: u64) -> Result<()> {
+    clear(members).await;
     let mut script = String::from("link add ct0 type bridge\n");
     for place in [Place::Clients, Place::Observer] {
         script.push_str(&format!("addr add {}/24 dev ct0\n", place.address()));
@@ -106,13 +107,23 @@ pub async fn build(members: u64) -> Result<()> {
 /// The kernel or `ip` refuses.
 pub async fn tear_down(members: u64) -> Result<()> {
     remove_all_rules().await?;
+    run_with("ip", &["-batch", "-"], &removal(members)).await?;
+    Ok(())
+}
+
+/// Removes what a run that failed has left, if anything.
+async fn clear(members: u64) {
+    // Most of it is not there.
+    let _ = run_with("ip", &["-force", "-batch", "-"], &removal(members)).await;
+}
+
+fn removal(members: u64) -> String {
     let mut script = String::from("link del ct0\n");
     for member in 1..=members {
         // The other end of a link goes with the namespace it is in, but only when nothing holds that any more.
         script.push_str(&format!("link del cv{member}\nnetns del cn{member}\n"));
     }
-    run_with("ip", &["-batch", "-"], &script).await?;
-    Ok(())
+    script
 }
 
 /// Dials members from `place`.

@@ -243,7 +243,10 @@ fn kind_of(path: &Path) -> Option<FileKind> {
         None
     } else if names.iter().any(|name| *name == "log" || *name == "wal") {
         Some(FileKind::Log)
-    } else if last == "db" || names.iter().any(|name| name.starts_with("state-")) {
+    } else if last == "db"
+        || last == "CURRENT"
+        || names.iter().any(|name| name.starts_with("state-"))
+    {
         Some(FileKind::State)
     } else {
         Some(FileKind::Meta)

@@ -15,6 +15,7 @@ use super::{Act, Trouble, skip};
 use crate::plan::Target;
 use crate::real::net::{CLIENT_PORT, Place};
 use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::tool::run;
 
 /// The time in which a limit is accounted for, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -61,6 +62,9 @@ pub(super) async fn memory(act: &mut Act, target: Target, spare_mib: u64) -> Res
         fs::write(group.join("memory.limit_in_bytes"), limit.to_string())?;
     }
     let failed = || failures(&groups) - before;
+    for (node, group) in nodes.iter().zip(&groups) {
+        press(node, group, spare_mib).await?;
+    }
     shows(|| failed() > 0).await;
     act.proved_if(
         failed() > 0,
@@ -125,6 +129,18 @@ pub(super) async fn descriptors(act: &mut Act, target: Target, spare: u64) -> Re
     drop(excuses);
     let text = start_again(&nodes).await?;
     act.healed(format!("no limit any more; {text}"));
+    Ok(())
+}
+
+/// Takes what memory is left in a group, once, by writing a file from within it: what it leaves in the page cache counts.
+async fn press(node: &Node, group: &Path, spare_mib: u64) -> anyhow::Result<()> {
+    let file = node.home().join("pressure");
+    let script = "echo $$ > \"$1/cgroup.procs\"; exec dd if=/dev/zero of=\"$2\" bs=1M count=\"$3\"";
+    let [group, path] = [group, &file].map(|path| path.to_string_lossy());
+    let count = (spare_mib + 16).to_string();
+    // It may be the one that is ended for want of memory, which shows the limit as well.
+    let _ = run("sh", &["-c", script, "sh", &group, &path, &count]).await;
+    fs::remove_file(file)?;
     Ok(())
 }
 
