@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 
-use crate::history::{History, Nanos, Operation, Outcome, WatchStep};
+use crate::history::{History, Nanos, Operation, Outcome, Request, WatchStep};
 use crate::report::logs::Logs;
 use crate::report::timeline::{Effect, Lane, Role, Timeline};
 use crate::report::{clients, svg, words};
@@ -49,8 +49,11 @@ pub fn violations(run: &Run, verdict: &Verdict) -> Markup {
         .take(SHOWN_MAX)
         .enumerate()
         .map(|(place, (judgement, violation))| {
-            let shown: Vec<&Operation> =
+            let mut shown: Vec<&Operation> =
                 violation.operations.iter().filter_map(|id| operations.get(id).copied()).collect();
+            if shown.is_empty() {
+                shown = writers(&run.history, violation.revision);
+            }
             let at = moment(violation, &run.history);
             // Once, above the first of many.
             let promise = if quoted == judgement.checker { "" } else { judgement.promise.as_str() };
@@ -69,7 +72,7 @@ pub fn violations(run: &Run, verdict: &Verdict) -> Markup {
                     p.what { (violation.what) }
                     @if !promise.is_empty() { blockquote { "“" (promise) "”" } }
                     (table(&shown, &mut anchored))
-                    @for watcher in &violation.watchers { (watch(run, *watcher, violation)) }
+                    @for watcher in &violation.watchers { (watch(run, *watcher, violation, place == 0)) }
                     @if place < LOGS_MAX { (log(&logs, at)) }
                 }
             }
@@ -96,6 +99,23 @@ pub fn moment(violation: &Violation, history: &History) -> Option<Nanos> {
     violation
         .at
         .or_else(|| violation.operations.iter().filter_map(returned).max())
+}
+
+/// The operations that were answered to have made a revision: what a violation is about that names none.
+fn writers(history: &History, revision: Option<i64>) -> Vec<&Operation> {
+    let writes = |operation: &Operation| {
+        matches!(
+            operation.request,
+            Request::Put(_) | Request::DeleteRange(_) | Request::Txn(_) | Request::LeaseRevoke(_)
+        )
+    };
+    let answered = history.answered().filter(|(operation, answer)| {
+        writes(operation) && Some(answer.header().revision) == revision
+    });
+    answered
+        .map(|(operation, _)| operation)
+        .take(DRAWN_MAX)
+        .collect()
 }
 
 /// What was the matter at that time: who led, and which faults were in force or had just gone.
@@ -175,7 +195,7 @@ fn row(operation: &Operation, anchored: &mut BTreeSet<u64>) -> Markup {
 }
 
 /// The steps of a watcher around a violation: those about its revision, or nearest to its time.
-fn watch(run: &Run, watcher: u32, violation: &Violation) -> Markup {
+fn watch(run: &Run, watcher: u32, violation: &Violation, open: bool) -> Markup {
     let steps: Vec<&WatchStep> = run
         .history
         .watches
@@ -194,7 +214,7 @@ fn watch(run: &Run, watcher: u32, violation: &Violation) -> Markup {
     let to = (from + STEPS_MAX).min(steps.len());
     html! {
         @if let Some(first) = steps.first() {
-            details {
+            details open[open] {
                 summary { "Watcher " (watcher) " of " (first.workload) " around it" }
                 div.scroll {
                     table {

@@ -169,6 +169,7 @@ pub fn plan(plan: &Plan) -> String {
         .collect();
     let loads = match loads.split_last() {
         None => "no clients".to_owned(),
+        Some((only, [])) if plan.workloads[0].clients == 1 => format!("{only} client"),
         Some((only, [])) => format!("{only} clients"),
         Some((last, others)) => format!("{} and {last} clients", others.join(", ")),
     };
