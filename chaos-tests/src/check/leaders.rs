@@ -41,6 +41,8 @@ pub fn judge(history: &History) -> Judgement {
 }
 
 fn said(history: &History) -> Vec<Said> {
+    // A member is looked at again only after it was seen; when it was asked is not recorded.
+    let mut looked: BTreeMap<Member, Nanos> = BTreeMap::new();
     let seen = history.members.iter().filter_map(|step| match step.event {
         MemberEvent::Status {
             leads,
@@ -49,7 +51,7 @@ fn said(history: &History) -> Vec<Said> {
             ..
         } => Some(Said {
             member: step.member,
-            from: step.at,
+            from: looked.insert(step.member, step.at).unwrap_or_default(),
             at: step.at,
             leads,
             term,
@@ -71,7 +73,8 @@ fn said(history: &History) -> Vec<Said> {
         }
         _ => None,
     });
-    seen.chain(told).collect()
+    let seen: Vec<Said> = seen.collect();
+    seen.into_iter().chain(told).collect()
 }
 
 fn one_per_term(said: &[Said], judgement: &mut Judgement) {
@@ -120,10 +123,9 @@ fn never_back(history: &History, said: &[Said], judgement: &mut Judgement) {
         let run = |at: Nanos| turns.iter().filter(|turn| **turn <= at).count();
         let own: Vec<&Said> = said.iter().filter(|said| said.member == member).collect();
         for run_of in own.chunk_by(|a, b| run(a.at) == run(b.at)) {
-            // The first answer that comes after a start may still be of the process before.
+            // An answer that was asked for before a start may still be of the process before.
             let settled: Vec<&&Said> = run_of
                 .iter()
-                .skip(usize::from(!turns.is_empty()))
                 .filter(|said| run(said.from) == run(said.at))
                 .collect();
             if let Some(violation) = goes_back(&settled) {
@@ -141,7 +143,7 @@ fn goes_back(run: &[&&Said]) -> Option<Violation> {
     let mut asked: Vec<&&&Said> = run.iter().collect();
     asked.sort_by_key(|said| said.from);
     for said in asked {
-        while let Some(before) = run.get(known).filter(|before| before.at < said.from) {
+        while let Some(before) = run.get(known).filter(|before| before.at <= said.from) {
             term = term.max(before.term);
             applied = applied.max(before.applied);
             known += 1;

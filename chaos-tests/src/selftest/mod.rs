@@ -6,6 +6,7 @@ pub mod honest;
 pub mod lists;
 pub mod log;
 pub mod looks;
+pub mod serving;
 pub mod watching;
 
 use rand::rngs::SmallRng;
@@ -48,6 +49,7 @@ pub fn mutations() -> Vec<Mutation> {
         lists::MUTATIONS,
         looks::MUTATIONS,
         watching::MUTATIONS,
+        serving::MUTATIONS,
     ];
     tables.concat()
 }
