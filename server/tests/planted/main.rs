@@ -1,10 +1,12 @@
-//! Every planted bug breaks what it says: what holds in a server that is whole does not hold with it.
+//! Every planted bug breaks what it says: what holds in a server that is whole does not hold with it. And a server
+//! that is whole withstands being killed at the points made for it.
 
 #[path = "../sim_cluster/mod.rs"]
 mod sim_cluster;
 
 mod cluster;
 mod parts;
+mod points;
 mod services;
 
 use batond::chaos::{Mutant, plant};
