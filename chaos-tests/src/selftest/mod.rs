@@ -1,6 +1,7 @@
 //! Proof that the checkers have teeth: correct histories that they must pass, and mutations of them that they must catch.
 
 pub mod answers;
+pub mod coordination;
 pub mod evidence;
 pub mod honest;
 pub mod lists;
@@ -46,6 +47,7 @@ pub fn mutations() -> Vec<Mutation> {
     let tables = [
         log::MUTATIONS,
         answers::MUTATIONS,
+        coordination::MUTATIONS,
         lists::MUTATIONS,
         looks::MUTATIONS,
         watching::MUTATIONS,

@@ -430,7 +430,7 @@ pub fn header(member: Member, revision: i64) -> pb::ResponseHeader {
     }
 }
 
-fn with_header(answer: Answer, header: pb::ResponseHeader) -> Answer {
+pub(super) fn with_header(answer: Answer, header: pb::ResponseHeader) -> Answer {
     let header = Some(header);
     match answer {
         Answer::Range(answer) => Answer::Range(pb::RangeResponse { header, ..answer }),
