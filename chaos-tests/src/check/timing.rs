@@ -87,11 +87,6 @@ impl Timing {
             .filter(|at| from < **at && **at <= to)
             .count()
     }
-
-    /// When leaders of new terms were first seen.
-    pub fn reigns(&self) -> &[Nanos] {
-        &self.reigns
-    }
 }
 
 fn called(history: &History) -> Vec<(i64, Nanos)> {
@@ -181,4 +176,83 @@ fn leader_changes(history: &History) -> Vec<(Nanos, Nanos)> {
         }
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::testing::put_acknowledged;
+    use crate::history::{MemberStep, Record};
+
+    fn put(revision: i64, called: Nanos, returned: Nanos) -> Record {
+        let mut put = put_acknowledged(revision, returned);
+        put.called = called;
+        Record::Operation(put)
+    }
+
+    fn leads(member: u64, term: u64, at: Nanos) -> Record {
+        Record::Member(MemberStep {
+            member,
+            at,
+            event: MemberEvent::Status {
+                leads: true,
+                term,
+                applied_index: 1,
+                revision: 1,
+            },
+        })
+    }
+
+    fn fault(at: Nanos, phase: Phase) -> Record {
+        Record::Fault(FaultStep {
+            fault: 0,
+            kind: "kill".into(),
+            members: vec![1],
+            at,
+            phase,
+        })
+    }
+
+    #[test]
+    fn a_revision_is_made_after_every_call_of_an_earlier_one() {
+        let history = History::of([put(2, 10, 40), put(3, 5, 30), put(4, 50, 60)]);
+        let timing = Timing::of(&history);
+        let revisions = [2, 3, 4, 5];
+        assert_eq!(revisions.map(|r| timing.not_before(r)), [0, 10, 10, 50]);
+        assert_eq!(revisions.map(|r| timing.known(r)), [30, 30, 60, Nanos::MAX]);
+    }
+
+    #[test]
+    fn there_is_trouble_from_the_making_of_a_fault_until_it_is_gone() {
+        let proved = Phase::Proved("it is gone".into());
+        let healed = Phase::Healed("it serves".into());
+        let history = History::of([
+            fault(100, Phase::Installing),
+            fault(110, proved),
+            fault(150, Phase::Healing),
+            fault(200, healed),
+        ]);
+        let timing = Timing::of(&history);
+        let times = [99, 100, 199, 200, 201];
+        let calm = [Some(0), None, None, None, Some(200)];
+        assert_eq!(times.map(|at| timing.calm_since(at)), calm);
+        assert!(timing.is_calm(201, 300) && !timing.is_calm(150, 300));
+    }
+
+    #[test]
+    fn a_fault_that_is_not_known_to_be_gone_is_there_for_ever() {
+        let failed = Phase::Failed("no such process".into());
+        let history = History::of([fault(100, Phase::Installing), fault(110, failed)]);
+        assert_eq!(Timing::of(&history).calm_since(1_000_000), None);
+    }
+
+    #[test]
+    fn a_change_of_leader_is_trouble_between_the_looks_at_both() {
+        let history = History::of([leads(1, 2, 10), leads(1, 2, 20), leads(2, 3, 50)]);
+        let timing = Timing::of(&history);
+        assert_eq!(timing.leader_changes(0, 100), 1);
+        assert_eq!(timing.leader_changes(50, 100), 0);
+        assert_eq!(timing.calm_since(30), None);
+        assert_eq!(timing.calm_since(51), Some(50));
+    }
 }

@@ -435,8 +435,7 @@ impl Story {
         self.wait(20..200);
         self.end(call, Outcome::Unknown(error(1, "given up")));
         self.remove(vec![key.into()]);
-        let mut value = 0;
-        for (number, (call, key, token, id)) in line.into_iter().enumerate() {
+        for (number, (call, key, token, id)) in (0..).zip(line) {
             let answer = Answer::Lock(locks::LockResponse {
                 header: self.header(&call),
                 key: key.clone().into(),
@@ -450,9 +449,8 @@ impl Story {
                 let guarded = txn([created_at(&key, token)], [Op::RequestPut(record)], []);
                 self.keys(lock::LOCK, guarded);
             }
-            self.effect(&name, token, true, (value, value));
-            self.effect(&name, token, false, (value, value));
-            value += 1;
+            self.effect(&name, token, true, (number, number));
+            self.effect(&name, token, false, (number, number));
             if number == 1 {
                 self.renew(lock::LOCK, id);
                 let until = self.leases.get(&id).map_or(0, |(_, until)| *until);
