@@ -24,6 +24,7 @@ pub mod liveness;
 pub mod lives;
 pub mod old_revisions;
 mod order;
+pub mod overload;
 pub mod processes;
 pub mod queue;
 pub mod real_time;
@@ -55,6 +56,7 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(election::judge(history));
     judgements.push(queue::judge(history));
     judgements.push(barrier::judge(history));
+    judgements.push(overload::judge(history));
     judgements.push(leaders::judge(history));
     judgements.push(hashes::judge(history));
     judgements.push(liveness::judge(history, plan.members));

@@ -30,7 +30,7 @@ const PREFIX: &str = "overload/";
 const LARGE_BYTES: usize = 6 << 20;
 
 /// The largest value that fits a request, with room for its key.
-const LARGEST_VALUE: usize = (3 << 19) - 4096;
+pub const LARGEST_VALUE: usize = (3 << 19) - 4096;
 
 /// Writers of a burst, and what each of them writes.
 const BURST: (usize, usize) = (96, 6);
