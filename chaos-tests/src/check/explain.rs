@@ -278,6 +278,7 @@ impl<'a> Services<'a> {
 
 #[cfg(test)]
 mod tests {
+    use baton_proto::etcdserverpb as pb;
     use baton_proto::mvccpb::KeyValue;
     use baton_proto::v3lockpb::LockRequest;
 
@@ -327,5 +328,81 @@ mod tests {
         };
         assert!(services.explain(&[made("job/a")]));
         assert!(!services.explain(&[made("job/a"), made("job/b")]));
+    }
+
+    fn deletion(id: u64, key: &'static str, range_end: &'static str) -> Operation {
+        Operation {
+            id,
+            workload: "register".into(),
+            client: 1,
+            member: 1,
+            called: id,
+            returned: id + 1,
+            request: Request::DeleteRange(pb::DeleteRangeRequest {
+                key: key.into(),
+                range_end: range_end.into(),
+                prev_kv: false,
+            }),
+            outcome: Outcome::Unknown(Error {
+                code: 4,
+                message: String::new(),
+            }),
+        }
+    }
+
+    fn put(key: &'static str, lease: i64) -> Change {
+        Change::Put(KeyValue {
+            key: key.into(),
+            lease,
+            ..KeyValue::default()
+        })
+    }
+
+    fn gone(key: &'static str) -> Change {
+        Change::Delete(key.into())
+    }
+
+    #[test]
+    fn operations_are_given_to_revisions_so_that_as_many_as_can_be_are_explained() {
+        let history = History {
+            operations: vec![deletion(1, "a", "c"), deletion(2, "a", "")],
+            ..History::default()
+        };
+        let known = Known::of(&history);
+        let mut explanations = Explanations::of(&history, &known);
+        let mut model = Model::new();
+        // The first can be the work of either, the second only that of the range, the third of nobody who is left.
+        for key in ["a", "b", "a"] {
+            model.push(vec![put(key, 0)]);
+            let changes = vec![gone(key)];
+            explanations.offer(&model, model.revision(), &changes);
+            model.push(changes);
+        }
+        let settled = explanations.settle();
+        assert_eq!((settled.happened, settled.unexplained), (2, vec![7]));
+    }
+
+    #[test]
+    fn a_lease_ends_with_all_of_its_keys_and_no_other() {
+        let answer = pb::LeaseGrantResponse {
+            id: 7,
+            ..Default::default()
+        };
+        let granted = Operation {
+            request: Request::LeaseGrant(pb::LeaseGrantRequest::default()),
+            outcome: Outcome::Ok(Answer::LeaseGrant(answer)),
+            ..deletion(1, "", "")
+        };
+        let mut leases = Leases::of(&History {
+            operations: vec![granted],
+            ..History::default()
+        });
+        leases.follow(&[put("a", 7), put("b", 7), put("c", 0), put("d", 8)]);
+        assert!(leases.ended(&[gone("a"), gone("b")]));
+        assert!(!leases.ended(&[gone("a")]));
+        assert!(!leases.ended(&[gone("a"), gone("b"), gone("c")]));
+        assert!(!leases.ended(&[gone("d")]), "nobody was granted 8");
+        leases.follow(&[put("b", 0)]);
+        assert!(leases.ended(&[gone("a")]), "b is no more attached");
     }
 }

@@ -50,7 +50,7 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(exclusion::judge(history));
     judgements.push(waiters::judge(history));
     judgements.push(watch::judge(history, compacts_itself));
-    judgements.push(old_revisions::judge(history));
+    judgements.push(old_revisions::judge(history, compacts_itself));
     judgements.push(append::judge(history));
     judgements.push(final_reads::judge(history));
     judgements.push(election::judge(history));

@@ -1,7 +1,8 @@
 //! Of promise 9, "bad input is refused with the contract's error", and of the contract: a revision can be read from the
 //! floor that compaction left up to the newest, and none else can.
 //!
-//! A compaction counts as done when it was answered, and may count as done from when it was called.
+//! A compaction counts as done when it was answered, and may count as done from when it was called. Where servers compact by
+//! themselves, the floor is not known, and what is refused as compacted is not judged.
 
 use super::effects;
 use super::known::Known;
@@ -17,8 +18,8 @@ const COMPACTED: &str = "required revision has been compacted";
 /// What they say of one that there is not yet.
 const FUTURE: &str = "required revision is a future revision";
 
-/// Judges a history.
-pub fn judge(history: &History) -> Judgement {
+/// Judges a history of servers that compact by themselves, or do not.
+pub fn judge(history: &History, compacts_itself: bool) -> Judgement {
     let mut judgement = Judgement::new(
         CHECKER,
         "Every revision from the compacted one to the newest can be read; others are refused with the contract's error.",
@@ -44,7 +45,7 @@ pub fn judge(history: &History) -> Judgement {
             Outcome::Failed(error) if error.message.contains(COMPACTED) => {
                 judgement.count("compacted revisions refused", 1);
                 let floor = floors.possible(operation.returned);
-                (*oldest >= floor).then(|| {
+                (!compacts_itself && *oldest >= floor).then(|| {
                     format!(
                         "was refused revision {oldest} as compacted, though history was compacted at {floor} at most"
                     )
