@@ -14,13 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::boxed::Boxed;
 use super::clock::{self, Clock};
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use super::hashes::Hashes;
 use super::http;
 use super::net::{self, PEER_PORT, Place};
 use super::node::{LOOK_AGAIN, Layout, Node};
 use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, nanos};
-use crate::plan::Plan;
+use crate::plan::{DiskKind, Plan};
 
 /// How often each member is asked for its status.
 const OBSERVE: Duration = Duration::from_millis(250);
@@ -80,7 +80,12 @@ impl Cluster {
         for member in 1..=plan.members {
             let home = directory.join(format!("m{member}"));
             fs::create_dir_all(&home)?;
-            let disk = Disk::make(&home.join("disk.img"), &home.join("disk"), plan.server.disk)
+            let kind = match disk::missing(boxed, plan.server.disk) {
+                // The data lies in the run's directory then, and faults of disks say why they cannot be made.
+                Some(_) => DiskKind::Directory,
+                None => plan.server.disk,
+            };
+            let disk = Disk::make(&home.join("disk.img"), &home.join("disk"), kind)
                 .await
                 .with_context(|| format!("cannot make a disk for m{member}"))?;
             let moved = clock::is_moved_by(plan) && clock::missing(server).is_none();

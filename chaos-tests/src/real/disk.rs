@@ -9,11 +9,31 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::boxed::Boxed;
+use super::host::program;
 use super::tool::run;
 use crate::plan::DiskKind;
 
 /// Its size. XFS takes no less than 300 MiB; the image is sparse.
 const BYTES: u64 = 512 << 20;
+
+/// Why members cannot have disks of this kind here; nothing if they can, or need none.
+pub fn missing(boxed: Boxed, kind: DiskKind) -> Option<String> {
+    let make = mkfs(kind)?;
+    if !boxed.privileged() {
+        return Some("only root may mount disks".into());
+    }
+    program(make).err()
+}
+
+/// What makes a filesystem.
+fn mkfs(kind: DiskKind) -> Option<&'static str> {
+    match kind {
+        DiskKind::Directory => None,
+        DiskKind::Ext4 => Some("mkfs.ext4"),
+        DiskKind::Xfs => Some("mkfs.xfs"),
+    }
+}
 
 /// A disk.
 #[derive(Debug)]
@@ -29,10 +49,8 @@ impl Disk {
     /// # Errors
     /// The host cannot make filesystems of this kind or cannot mount them.
     pub async fn make(image: &Path, mount: &Path, kind: DiskKind) -> Result<Option<Self>> {
-        let make = match kind {
-            DiskKind::Directory => return Ok(None),
-            DiskKind::Ext4 => "mkfs.ext4",
-            DiskKind::Xfs => "mkfs.xfs",
+        let Some(make) = mkfs(kind) else {
+            return Ok(None);
         };
         fs::create_dir_all(mount)?;
         fs::File::create(image)?.set_len(BYTES)?;

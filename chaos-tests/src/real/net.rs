@@ -226,6 +226,7 @@ impl Rule {
 /// The kernel cannot repeat packets, or nft refuses.
 pub async fn duplicate(members: &[Member], percent: u32) -> Result<Rule> {
     let table = table_name();
+    let some = some(percent);
     let mut script = format!("table netdev {table} {{\ncounter hits {{ }}\n");
     for from in members {
         script.push_str(&format!(
@@ -234,7 +235,7 @@ pub async fn duplicate(members: &[Member], percent: u32) -> Result<Rule> {
         for to in members.iter().filter(|to| *to != from) {
             let address = Place::Member(*to).address();
             script.push_str(&format!(
-                "ip daddr {address} numgen random mod 100 < {percent} counter name hits dup to \"cv{to}\"\n"
+                "ip daddr {address} {some} counter name hits dup to \"cv{to}\"\n"
             ));
         }
         script.push_str("}\n");
@@ -245,6 +246,15 @@ pub async fn duplicate(members: &[Member], percent: u32) -> Result<Rule> {
         family: "netdev",
         table,
     })
+}
+
+/// The condition, in the words of nft, that so many of a hundred packets meet.
+pub fn some(percent: u32) -> String {
+    match percent {
+        // What is always true is refused.
+        100.. => String::new(),
+        _ => format!("numgen random mod 100 < {percent}"),
+    }
 }
 
 /// A name for a table that no other fault has.

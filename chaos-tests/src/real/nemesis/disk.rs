@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::process::{kill_all, start_again};
 use super::{Act, Trouble, need, skip};
 use crate::plan::{DiskKind, Target};
-use crate::real::disk::Disk;
+use crate::real::disk::{self, Disk};
 use crate::real::node::Node;
 
 /// How long a write may take on a disk that answers.
@@ -28,7 +28,7 @@ const HANGS: Duration = Duration::from_millis(300);
 pub(super) async fn power_cut(act: &mut Act, target: Target) -> Result<(), Trouble> {
     need("xfs_io")?;
     let nodes = act.take(target).await?;
-    let disks = disks(&nodes)?;
+    let disks = disks(act, &nodes)?;
     act.installing();
     let excuses: Vec<_> = nodes.iter().map(Node::excuse).collect();
     for disk in &disks {
@@ -67,7 +67,7 @@ pub(super) async fn power_cut(act: &mut Act, target: Target) -> Result<(), Troub
 
 pub(super) async fn full(act: &mut Act, target: Target) -> Result<(), Trouble> {
     let nodes = act.take(target).await?;
-    let disks = disks(&nodes)?;
+    let disks = disks(act, &nodes)?;
     act.installing();
     let excuses: Vec<_> = nodes.iter().map(Node::excuse).collect();
     let mut proof = true;
@@ -92,7 +92,7 @@ pub(super) async fn full(act: &mut Act, target: Target) -> Result<(), Trouble> {
 pub(super) async fn hang(act: &mut Act, target: Target) -> Result<(), Trouble> {
     need("fsfreeze")?;
     let nodes = act.take(target).await?;
-    let disks = disks(&nodes)?;
+    let disks = disks(act, &nodes)?;
     act.installing();
     let frozen = Frozen::new(&disks).await?;
     let mut writes: Vec<_> = disks.iter().map(|disk| write_aside(disk)).collect();
@@ -114,7 +114,7 @@ pub(super) async fn hang(act: &mut Act, target: Target) -> Result<(), Trouble> {
 pub(super) async fn read_only(act: &mut Act, target: Target) -> Result<(), Trouble> {
     need("e2fsck")?;
     let nodes = act.take(target).await?;
-    let disks = disks(&nodes)?;
+    let disks = disks(act, &nodes)?;
     if disks.iter().any(|disk| disk.kind() != DiskKind::Ext4) {
         return skip("only ext4 turns read-only after an error");
     }
@@ -145,10 +145,16 @@ pub(super) async fn read_only(act: &mut Act, target: Target) -> Result<(), Troub
 }
 
 /// The disks of members.
-fn disks(nodes: &[Arc<Node>]) -> Result<Vec<&Disk>, Trouble> {
+fn disks<'a>(act: &Act, nodes: &'a [Arc<Node>]) -> Result<Vec<&'a Disk>, Trouble> {
     let disks: Vec<&Disk> = nodes.iter().filter_map(|node| node.disk.as_ref()).collect();
     if disks.len() < nodes.len() {
-        return skip("members have no disks of their own");
+        let boxed = act.cluster().boxed();
+        let missing = [DiskKind::Ext4, DiskKind::Xfs].map(|kind| disk::missing(boxed, kind));
+        let reason = missing.into_iter().flatten().next();
+        return skip(format!(
+            "members have no disks of their own: {}",
+            reason.as_deref().unwrap_or("the plan gives them none")
+        ));
     }
     Ok(disks)
 }

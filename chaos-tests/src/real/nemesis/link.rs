@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Act, OnTheNetwork, Trouble, need, places, skip};
 use crate::plan::Target;
 use crate::real::crossing::{self, Crossing, KNOCK, Volley};
-use crate::real::net::{Place, Rule, between, duplicate};
+use crate::real::net::{Place, Rule, between, duplicate, some};
 use crate::real::node::LOOK_AGAIN;
 use crate::real::shaper::Shaper;
 use crate::real::tool::run;
@@ -73,8 +73,7 @@ pub(super) async fn loss(act: &mut Act, percent: u32) -> Result<(), Trouble> {
     pairs.dedup();
     let network = act.on_the_network();
     act.installing();
-    let condition = format!("numgen random mod 100 < {percent}");
-    let rule = Rule::install(&pairs, &condition, "drop").await?;
+    let rule = Rule::install(&pairs, &some(percent), "drop").await?;
     let seen = crossing::send(from, to, many(percent)).await?;
     let hits = rule.hits().await?;
     let lost = seen.sent - seen.arrived;
