@@ -42,8 +42,8 @@ impl Manner {
     pub fn draw(chance: &mut SmallRng) -> Self {
         match chance.random_range(0..100) {
             0..85 => Self::Orderly,
-            85..88 => Self::Pauses,
-            88..92 => Self::Dies,
+            85..90 => Self::Pauses,
+            90..94 => Self::Dies,
             _ => Self::WalksAway,
         }
     }
