@@ -21,7 +21,7 @@ use crate::flusher::{Flusher, QUEUE_BYTES_MAX};
 use crate::lessor::Lessor;
 use crate::line::Wakes;
 use crate::peer::{CallError, Peers};
-use crate::raft::{Proposed, Raft};
+use crate::raft::{Proposed, Raft, View};
 use crate::read::ReadRounds;
 use crate::state_hash::StateHashes;
 use crate::storage::StateStore;
@@ -295,12 +295,22 @@ impl Core {
         self.shared.store.disk_bytes()
     }
 
-    /// Gives space that removed rows occupy back to the file system. Blocks.
+    /// Gives space that removed rows occupy back to the file system.
     ///
     /// # Errors
     /// If the state store fails.
-    pub fn reclaim(&self) -> std::io::Result<()> {
-        self.shared.store.reclaim()
+    pub async fn reclaim(&self) -> std::io::Result<()> {
+        Arc::clone(&self.shared.store).reclaim().await
+    }
+
+    /// Where chance of this start of the member comes from.
+    pub fn seed(&self) -> u64 {
+        self.shared.raft.seed()
+    }
+
+    /// What consensus knows of itself now.
+    pub fn view(&self) -> View {
+        self.shared.raft.view()
     }
 
     /// Queues the removal of rows that compaction made unreachable. Call it under the state's write lock.

@@ -372,7 +372,13 @@ async fn answer(
         Protocols::Http(paths) => (Some(paths), false),
     };
     if is_grpc_served && is_grpc(&request) {
-        let answer = grpc::answer(services, request).await;
+        let Services {
+            routes,
+            calls,
+            slow_call,
+            ..
+        } = services;
+        let answer = grpc::answer(routes, &calls, slow_call, request).await;
         return answer.map(Body::Grpc);
     }
     match paths {
@@ -387,6 +393,15 @@ async fn answer(
             answer
         }
     }
+}
+
+/// Has a gRPC call of a connection answered that no listener accepted, such as one in memory.
+pub async fn answer_grpc(
+    routes: Routes,
+    calls: &Calls,
+    request: Request<Incoming>,
+) -> Response<impl hyper::body::Body<Data = Bytes, Error = tonic::Status> + use<>> {
+    grpc::answer(routes, calls, None, request).await
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

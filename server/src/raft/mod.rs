@@ -161,6 +161,11 @@ impl Raft {
         Ok(Self { inner, seed })
     }
 
+    /// Where everything left to chance comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Makes `members` the first membership of a new cluster. Every member of it may do so: the
     /// resulting entry is the same.
     ///

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Services, header};
+use super::header;
 use crate::metrics::{Call, Calls, Received};
 use crate::service::receipt::Receipt;
 use crate::service::status::RpcError;
@@ -21,16 +22,15 @@ const TIMEOUT: &str = "grpc-timeout";
 const UNIMPLEMENTED: &str = "12";
 
 /// Has a call answered by its service.
-pub(super) async fn answer(services: Services, request: Request<Incoming>) -> Response<Counted> {
-    let Services {
-        mut routes,
-        calls,
-        slow_call,
-        ..
-    } = services;
+pub(super) async fn answer(
+    mut routes: Routes,
+    calls: &Calls,
+    slow_call: Option<Duration>,
+    request: Request<Incoming>,
+) -> Response<Counted> {
     let path = request.uri().path();
     let call = calls.start(path);
-    let unknown = call.is_none().then(|| unknown_method(&calls, path));
+    let unknown = call.is_none().then(|| unknown_method(calls, path));
     let timeout = header(request.headers(), TIMEOUT).and_then(parse_timeout);
     let request = request.map(|body| {
         tonic::body::Body::new(Counting {

@@ -36,14 +36,10 @@ pub(super) struct Ids {
 type KeepAlives = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
 
 impl Ids {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "ids are drawn before the log, and simulation calls the core directly"
-    )]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             drawn: AtomicU64::new(0),
-            seed: rand::random(),
+            seed,
         }
     }
 

@@ -5,7 +5,7 @@ use baton_proto::etcdserverpb::AlarmType;
 use baton_proto::etcdserverpb::alarm_request::AlarmAction;
 use baton_proto::log::command::Op;
 use baton_state_machine::Response as Applied;
-use metrics::{gauge, histogram};
+use metrics::histogram;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -125,27 +125,12 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         let core = self.services.core.clone();
         metadata::admit(&core, request.metadata(), metadata::Call::Unary)?;
-        let started = Instant::now();
-        let inflight = gauge!("etcd_disk_defrag_inflight");
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the state store blocks, and simulation calls the core directly"
-        )]
-        let reclaimed = tokio::task::spawn_blocking(move || {
-            inflight.increment(1.0);
-            let reclaimed = core.reclaim();
-            inflight.decrement(1.0);
-            histogram!("etcd_disk_backend_defrag_duration_seconds").record(started.elapsed());
-            reclaimed
-        })
-        .await;
-        match reclaimed {
-            Ok(Ok(())) => Ok(Response::new(pb::DefragmentResponse { header: None })),
-            Ok(Err(error)) => {
+        match core.reclaim().await {
+            Ok(()) => Ok(Response::new(pb::DefragmentResponse { header: None })),
+            Err(error) => {
                 tracing::error!(%error, "giving back space failed");
                 Err(RpcError::ReclaimFailed.into())
             }
-            Err(_) => Err(RpcError::Stopped.into()),
         }
     }
 

@@ -132,7 +132,7 @@ impl Services {
             compactor: Arc::new(Compactor::new(limits.compaction_pace)),
             admission: Admission::new(core.clone(), limits.quota_bytes),
             health: HealthReporter::new(),
-            lease_ids: Arc::new(lease::Ids::new()),
+            lease_ids: Arc::new(lease::Ids::new(core.seed())),
             line,
             line_work: Arc::new(Mutex::new(Some(Box::pin(line_work)))),
             core,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use baton_state_machine::{RowChange, Table};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::{Rows, SCAN_BYTES, Snapshot, StateStore};
@@ -24,6 +26,16 @@ struct State {
     rows: Arc<Tables>,
     /// What undoes each batch since the last sync, oldest first.
     undo: Vec<Vec<RowChange>>,
+    fails: bool,
+}
+
+impl State {
+    fn check(&self) -> io::Result<()> {
+        if self.fails {
+            return Err(io::Error::other("injected error of the state store"));
+        }
+        Ok(())
+    }
 }
 
 impl MemStore {
@@ -40,10 +52,15 @@ impl MemStore {
     /// The power fails: of the batches since the last sync, only the first `kept` are left.
     pub fn crash(&self, kept: usize) {
         let mut state = self.state.lock();
-        let State { rows, undo } = &mut *state;
+        let State { rows, undo, .. } = &mut *state;
         for batch in undo.drain(..).skip(kept).rev() {
             change(Arc::make_mut(rows), batch);
         }
+    }
+
+    /// From now on every write and sync fails, or none any more.
+    pub fn fail(&self, fails: bool) {
+        self.state.lock().fails = fails;
     }
 
     /// The disk is lost, or what is on it cannot be used.
@@ -76,13 +93,16 @@ fn change(tables: &mut Tables, rows: Vec<RowChange>) -> Vec<RowChange> {
 impl StateStore for MemStore {
     fn write(&self, rows: Vec<RowChange>) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.check()?;
         let undo = change(Arc::make_mut(&mut state.rows), rows);
         state.undo.push(undo);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.state.lock().undo.clear();
+        let mut state = self.state.lock();
+        state.check()?;
+        state.undo.clear();
         Ok(())
     }
 
@@ -105,10 +125,10 @@ impl StateStore for MemStore {
         let rows = rows
             .map(|row| row.map(|(table, key, value)| ((table, key), value)))
             .collect::<io::Result<Tables>>()?;
-        *self.state.lock() = State {
-            rows: Arc::new(rows),
-            undo: Vec::new(),
-        };
+        let mut state = self.state.lock();
+        state.check()?;
+        state.rows = Arc::new(rows);
+        state.undo.clear();
         Ok(())
     }
 
@@ -118,8 +138,8 @@ impl StateStore for MemStore {
         rows.iter().map(bytes).sum::<usize>() as u64
     }
 
-    fn reclaim(&self) -> io::Result<()> {
-        Ok(())
+    fn reclaim(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
+        std::future::ready(Ok(())).boxed()
     }
 }
 

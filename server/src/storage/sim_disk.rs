@@ -38,6 +38,7 @@ struct State {
     syncs_until_error: Option<u64>,
     writes_until_error: Option<u64>,
     capacity: Option<u64>,
+    lies: bool,
 }
 
 #[derive(Clone, Default)]
@@ -76,6 +77,7 @@ impl SimDisk {
                 syncs_until_error: None,
                 writes_until_error: None,
                 capacity: None,
+                lies: false,
             })),
         }
     }
@@ -98,6 +100,11 @@ impl SimDisk {
         };
         let dir_ops = choose(dir_ops);
         self.crash_as(dir_ops, &mut |_, _, changes| choose(changes));
+    }
+
+    /// The process that has files open ends. What it wrote stays; its calls fail from now on.
+    pub fn abandon(&self) {
+        self.state.lock().epoch += 1;
     }
 
     /// The power fails. Of what was not synced, just those sectors are left that `keeps` picks by
@@ -144,9 +151,33 @@ impl SimDisk {
         self.state.lock().writes_until_error = Some(nth);
     }
 
+    /// No write and no sync is to fail any more.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.syncs_until_error = None;
+        state.writes_until_error = None;
+    }
+
+    /// How many changes a crash could take.
+    pub fn unsynced(&self) -> usize {
+        let state = self.state.lock();
+        let of_files = state.files.values().map(|file| file.pending.len());
+        of_files.sum::<usize>() + state.dir_ops.len()
+    }
+
     /// Bytes that fit on the disk; no limit if `None`. Writes into existing bytes always succeed.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
+    }
+
+    /// Bytes in all files.
+    pub fn used(&self) -> u64 {
+        self.state.lock().used()
+    }
+
+    /// From now on a sync of a file only says that it was done: a control, which checkers have to find out.
+    pub fn lie(&self) {
+        self.state.lock().lies = true;
     }
 
     /// Another disk in the same state, unsynced changes included.
@@ -231,10 +262,13 @@ impl State {
         });
     }
 
+    fn used(&self) -> u64 {
+        self.files.values().map(|file| file.now.len() as u64).sum()
+    }
+
     fn grow(&self, by: u64) -> io::Result<()> {
-        let used: u64 = self.files.values().map(|file| file.now.len() as u64).sum();
         match self.capacity {
-            Some(capacity) if by > 0 && used + by > capacity => Err(io::Error::new(
+            Some(capacity) if by > 0 && self.used() + by > capacity => Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 "no space left on device",
             )),
@@ -415,6 +449,9 @@ impl DiskFile for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.disk.state.lock();
+        if state.lies {
+            return Ok(());
+        }
         let fails = tick(&mut state.syncs_until_error);
         let mut rng = StdRng::seed_from_u64(if fails { state.rng.random() } else { 0 });
         let file = state.inode(self.inode, self.epoch)?;

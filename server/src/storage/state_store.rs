@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use baton_state_machine::{RowChange, Table};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 /// Rows of a table in key order.
 pub type Rows = Vec<(Bytes, Bytes)>;
@@ -39,7 +40,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
     /// Gives back space that removed rows still occupy. Slow; reads and writes go on.
-    fn reclaim(&self) -> io::Result<()>;
+    fn reclaim(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// A view of a [`StateStore`] at one moment.

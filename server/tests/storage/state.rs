@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use baton_state_machine::{RowChange, Table};
 use batond::storage::{FjallStore, MemStore, SCAN_BYTES, StateError, StateStore};
@@ -51,7 +52,9 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// Every promise that does not need a crash.
-fn keeps_the_promises_of_a_state_store(store: &dyn StateStore) {
+fn keeps_the_promises_of_a_state_store(store: Arc<dyn StateStore>) {
+    let shared = store;
+    let store = &*shared;
     store
         .write(vec![
             put(Table::Rev, 1),
@@ -114,7 +117,9 @@ fn keeps_the_promises_of_a_state_store(store: &dyn StateStore) {
         "a failed replacement changes nothing"
     );
     store.write(vec![put(Table::Rev, 9)]).expect("write");
-    store.reclaim().expect("reclaim");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let reclaimed = runtime.block_on(async { Arc::clone(&shared).reclaim().await });
+    reclaimed.expect("reclaim");
     store.sync().expect("sync");
     assert_eq!(keys(store, Table::Rev), [7, 8, 9]);
 }
@@ -122,12 +127,12 @@ fn keeps_the_promises_of_a_state_store(store: &dyn StateStore) {
 #[test]
 fn the_store_on_disk_keeps_its_promises() {
     let dir = tempfile::tempdir().expect("tempdir");
-    keeps_the_promises_of_a_state_store(&FjallStore::open(dir.path()).expect("open"));
+    keeps_the_promises_of_a_state_store(Arc::new(FjallStore::open(dir.path()).expect("open")));
 }
 
 #[test]
 fn the_simulated_store_keeps_its_promises() {
-    keeps_the_promises_of_a_state_store(&MemStore::new());
+    keeps_the_promises_of_a_state_store(Arc::new(MemStore::new()));
 }
 
 #[test]

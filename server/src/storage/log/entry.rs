@@ -32,7 +32,7 @@ pub struct LogEntry {
 }
 
 /// What an entry holds. The log does not look into the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
     /// Opens a term.
     Blank,
