@@ -12,6 +12,7 @@ mod shrink;
 mod soak;
 
 use anyhow::Result;
+use baton_chaos_sim::command::Sim;
 use chaos_tests::report;
 use chaos_tests::verdict::{Outcome, Verdict};
 use clap::Subcommand;
@@ -25,6 +26,8 @@ pub enum Command {
     Soak(soak::Soak),
     /// Plays a plan drawn from a seed with real processes and judges it.
     Run(run::Run),
+    /// Plays plans drawn from seeds with simulated clusters, much faster than time.
+    Sim(Sim),
     /// Judges an old run with today's checkers, and writes its reports anew.
     Check(check::Check),
     /// Plays a plan again.
@@ -46,6 +49,7 @@ impl Command {
             Self::Quick(quick) => quick.run(),
             Self::Soak(soak) => soak.run(),
             Self::Run(run) => run.run(),
+            Self::Sim(sim) => sim.run(),
             Self::Check(check) => check.run(),
             Self::Replay(replay) => replay.run(),
             Self::Shrink(shrink) => shrink.run(),
