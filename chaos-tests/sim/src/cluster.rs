@@ -287,6 +287,14 @@ impl Cluster {
             seen.last = last;
             seen.ready = ready;
             self.tell(index, last, now);
+            for (member, sample) in std::mem::take(&mut self.invariants.samples) {
+                let event = MemberEvent::StateHash {
+                    index: sample.id.index,
+                    term: sample.id.term,
+                    hash: sample.hash,
+                };
+                self.record(member, event);
+            }
             if let Some(status) = ended {
                 self.machines[index].kill(&self.world, None);
                 seen = Seen {

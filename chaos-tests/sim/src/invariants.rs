@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use batond::state_hash::StateHash;
 use batond::storage::log::{LogEntry, Payload};
 use chaos_tests::history::Member;
 
 use crate::machine::Vitals;
+
+/// Of so many hashes of the state, one is for the history.
+const SAMPLED: u64 = 8;
 
 /// What was seen of all members so far.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub struct Invariants {
     pub compared: u64,
     /// Hashes of the state that were compared with what another member has after the same entry.
     pub hashes: u64,
+    /// Some of them, for the history: the member, and the hash.
+    pub samples: Vec<(Member, StateHash)>,
     /// What does not hold.
     pub broken: Vec<String>,
 }
@@ -84,6 +90,9 @@ impl Invariants {
                 self.committed(member, &entry);
             }
             for hash in core.state_hashes().since(from) {
+                if hash.id.index.is_multiple_of(SAMPLED) {
+                    self.samples.push((member, hash));
+                }
                 self.hashed(member, hash.id.index, (hash.id.term, hash.hash));
             }
         }

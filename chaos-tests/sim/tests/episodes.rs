@@ -42,7 +42,7 @@ fn a_seed_does_the_same_twice_and_breaks_no_promise() {
     let faults = [
         (500, 1500, Fault::Isolate { target }),
         (2500, 300, Fault::PowerCut { target }),
-        (3000, 1500, Fault::Pause { target }),
+        (4500, 1000, Fault::Pause { target }),
         (
             500,
             5000,
