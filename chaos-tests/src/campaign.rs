@@ -31,6 +31,11 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
             ],
             hold_ms: 2500,
+            gates: &[
+                ("leaders/changes", 3),
+                ("processes/ended by a fault", 5),
+                ("watch/events after a resume", 1),
+            ],
         },
         Aim {
             name: "leaders-are-cut-off",
@@ -48,6 +53,7 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
             ],
             hold_ms: 2800,
+            gates: &[("leaders/changes", 2), ("faults/one_way proved", 2)],
         },
         Aim {
             name: "leaders-stand-still",
@@ -61,6 +67,11 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 Fault::Pause { target: leader },
             ],
             hold_ms: 3000,
+            gates: &[
+                ("leaders/changes", 2),
+                ("lease/expired", 3),
+                ("lease/survived a leader change", 1),
+            ],
         },
         Aim {
             name: "power-fails-alone",
@@ -78,6 +89,7 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
             ],
             hold_ms: 1000,
+            gates: &[("faults/power_cut proved", 3)],
         },
         Aim {
             name: "power-fails-everywhere",
@@ -93,6 +105,7 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 },
             ],
             hold_ms: 2000,
+            gates: &[("faults/power_cut proved", 3), ("queue/claims", 20)],
         },
         Aim {
             name: "history-is-compacted",
@@ -110,6 +123,11 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 Fault::RollingRestart,
             ],
             hold_ms: 2000,
+            gates: &[
+                ("watch/ended by compaction", 1),
+                ("leaders/changes", 1),
+                ("old revisions/compacted revisions refused", 1),
+            ],
         },
         Aim {
             name: "disks-fail",
@@ -125,6 +143,11 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 Fault::DiskHang { target: leader },
             ],
             hold_ms: 2500,
+            gates: &[
+                ("faults/disk_full proved", 1),
+                ("faults/flip_bits proved", 1),
+                ("faults/disk_hang proved", 1),
+            ],
         },
         Aim {
             name: "links-are-bad",
@@ -141,6 +164,11 @@ pub fn quick(seed: u64) -> Vec<Plan> {
                 Fault::Ring,
             ],
             hold_ms: 2500,
+            gates: &[
+                ("faults/reset proved", 1),
+                ("faults/ring proved", 1),
+                ("election/leaders observed", 3),
+            ],
         },
     ];
     runs.into_iter().map(|aim| aim.plan(seed)).collect()
@@ -155,6 +183,8 @@ struct Aim {
     faults: Vec<Fault>,
     /// How long each is held.
     hold_ms: u64,
+    /// What else has to be seen.
+    gates: &'static [(&'static str, u64)],
 }
 
 impl Aim {
@@ -182,7 +212,11 @@ impl Aim {
             duration_ms: ends + GAP_MS,
             workloads: loads.collect(),
             faults,
-            gates: Vec::new(),
+            gates: self
+                .gates
+                .iter()
+                .map(|(fact, at_least)| Gate::new(fact, *at_least))
+                .collect(),
         })
     }
 }
@@ -210,15 +244,34 @@ pub fn soak(seed: u64, number: u64) -> Plan {
     with_gates(generate::plan(seed, &wish))
 }
 
-/// A plan with what has to be seen in any run like it.
-///
-/// Only what a run of its load is sure to bring, whatever its faults: that reads and writes went on, that members were
-/// watched, that each workload got to do what it is for.
+/// A plan with what has to be seen in any run like it, beside what it asks for already: that every member took a write in
+/// the end, that a fault took hold if there was to be one, and that each workload got to do what it is for.
 pub fn with_gates(mut plan: Plan) -> Plan {
-    plan.gates = vec![
-        Gate::new("revisions/revisions", 50),
-        Gate::new("faults/proved", u64::from(!plan.faults.is_empty())),
-    ];
+    let mut gate = |fact: &str, at_least: u64| plan.gates.push(Gate::new(fact, at_least));
+    gate("final reads/members that took a write", plan.members);
+    gate("final reads/members that were read", plan.members);
+    if !plan.faults.is_empty() {
+        gate("faults/proved", 1);
+    }
+    for load in &plan.workloads {
+        match load.workload {
+            Workload::Register => {
+                gate("revisions/writes acknowledged", 50);
+                gate("revisions/reads compared", 50);
+                gate("real time/linearizable reads ordered", 50);
+                gate("linearizability/operations on keys", 50);
+            }
+            Workload::Append => gate("append/transactions on several lists", 10),
+            Workload::Watch => gate("watch/events compared", 100),
+            Workload::Lease => gate("lease/granted", 5),
+            Workload::Lock => gate("exclusion/hand-overs", 5),
+            Workload::Election => gate("election/leaderships", 3),
+            Workload::Queue => gate("queue/acknowledgements", 5),
+            Workload::Barrier => gate("barrier/barriers", 1),
+            Workload::Maintenance => gate("hashes/revisions compared", 1),
+            Workload::Overload => gate("overload/taken", 1),
+        }
+    }
     plan
 }
 

@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod generate;
 pub mod history;
+pub mod known_bad;
 pub mod model;
 pub mod mutants;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! One file per command. Each ends with what its exit code is to say; an error is the harness's own.
 
 mod check;
+mod known_bad;
 mod mutants;
 mod probe;
 mod quick;
@@ -36,6 +37,8 @@ pub enum Command {
     Shrink(shrink::Shrink),
     /// Proves that the checkers pass correct histories and catch wrong ones.
     Selftest(selftest::Selftest),
+    /// Proves that what is wrong with Debian's etcd is found, and nothing else.
+    KnownBad(known_bad::KnownBad),
     /// Proves that bugs planted in the server are found.
     Mutants(mutants::Mutants),
     /// Says what this host can do to a cluster, and why it cannot do the rest.
@@ -54,6 +57,7 @@ impl Command {
             Self::Replay(replay) => replay.run(),
             Self::Shrink(shrink) => shrink.run(),
             Self::Selftest(selftest) => selftest.run(),
+            Self::KnownBad(known_bad) => known_bad.run(),
             Self::Mutants(mutants) => mutants.run(),
             Self::Probe(probe) => probe.run(),
         }

@@ -69,13 +69,12 @@ fn hunt(trial: &Trial, seed: u64, series: &mut Series) -> Result<Option<(u64, St
         if series.play(&plan)? == Outcome::Valid {
             continue;
         }
-        let last = series.campaign.episodes.last();
-        let broken = last.into_iter().flat_map(|episode| episode.broken.keys());
+        let broken = series.last_broken();
         let found = broken
             .into_iter()
-            .find(|checker| trial.checkers.contains(&checker.as_str()));
+            .find(|checker| trial.checkers.contains(checker));
         if let Some(checker) = found {
-            return Ok(Some((run, checker.clone())));
+            return Ok(Some((run, checker.to_owned())));
         }
     }
     Ok(None)

@@ -28,8 +28,7 @@ pub struct Common {
 
 /// Runs one after another.
 pub struct Series {
-    /// The runs until now.
-    pub campaign: Campaign,
+    campaign: Campaign,
     bin: Option<PathBuf>,
     flags: Vec<String>,
     out: PathBuf,
@@ -117,6 +116,14 @@ impl Series {
             .into_iter()
             .find(|outcome| status.code() == Some(i32::from(outcome.exit_code())));
         Ok(said.unwrap_or(Outcome::HarnessError))
+    }
+
+    /// The checkers that found something in the last run, in the order of their names.
+    pub fn last_broken(&self) -> Vec<&str> {
+        let last = self.campaign.episodes.last();
+        last.into_iter()
+            .flat_map(|episode| episode.broken.keys().map(String::as_str))
+            .collect()
     }
 
     /// How many runs there were.
