@@ -70,19 +70,13 @@ pub const TRIALS: &[Trial] = &[
         1,
         &[Register],
         vec![
-            (
-                3000,
-                point(ALL, "log.before_write", PointAction::Stall(100))
-            ),
-            (500, Fault::Kill { target: ALL }),
-            (
-                3000,
-                point(ALL, "log.before_write", PointAction::Stall(100))
-            ),
-            (500, Fault::PowerCut { target: ALL }),
+            (300, Fault::PowerCut { target: ALL }),
+            (300, Fault::PowerCut { target: ALL }),
+            (300, Fault::PowerCut { target: ALL }),
+            (300, Fault::PowerCut { target: ALL }),
         ],
         &["revisions"],
-        3
+        4
     ),
     trial!(
         "ack-before-quorum",
@@ -134,17 +128,13 @@ pub const TRIALS: &[Trial] = &[
         3,
         &[Register],
         vec![
-            (
-                4000,
-                point(FOLLOWER, "apply.before", PointAction::Stall(40))
-            ),
-            (
-                4000,
-                point(FOLLOWER, "apply.before", PointAction::Stall(80))
-            ),
+            (2500, Fault::Isolate { target: FOLLOWER }),
+            (2500, Fault::Isolate { target: FOLLOWER }),
+            (1500, Fault::Pause { target: FOLLOWER }),
+            (1500, Fault::Pause { target: FOLLOWER }),
         ],
         &["real time", "linearizability"],
-        2
+        4
     ),
     trial!(
         "applied-apart",
@@ -194,9 +184,15 @@ pub const TRIALS: &[Trial] = &[
         3,
         &[Watching, Maintenance],
         vec![
+            (
+                6000,
+                Fault::KillLoop {
+                    target: ALL,
+                    period_ms: 1500,
+                },
+            ),
             (100, Fault::Compact { behind: 0 }),
-            (100, Fault::Compact { behind: 0 }),
-            (100, Fault::Compact { behind: 0 }),
+            (100, Fault::RollingRestart),
         ],
         &["watch"],
         4

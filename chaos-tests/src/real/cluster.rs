@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ impl Cluster {
             observers: JoinSet::new(),
             groups: Vec::new(),
         };
+        let knows_catchup = knows(server, "snapshot-catchup-entries");
         for member in 1..=plan.members {
             let home = directory.join(format!("m{member}"));
             fs::create_dir_all(&home)?;
@@ -94,7 +96,7 @@ impl Cluster {
             } else {
                 None
             };
-            let mut arguments = arguments(plan, member);
+            let mut arguments = arguments(plan, member, knows_catchup);
             if clock.is_some() {
                 // It logs a line, with its time, of whoever asks for another host.
                 let host = Place::Member(member).address();
@@ -238,7 +240,16 @@ fn planted(mutant: &String) -> (OsString, OsString) {
     ("BATON_CHAOS_MUTANT".into(), mutant.into())
 }
 
-fn arguments(plan: &Plan, member: Member) -> Vec<OsString> {
+/// Whether a server says that it has a flag.
+fn knows(server: &Path, flag: &str) -> bool {
+    let help = Command::new(server).arg("--help").output();
+    help.is_ok_and(|said| {
+        let said = [said.stdout, said.stderr].concat();
+        memchr::memmem::find(&said, flag.as_bytes()).is_some()
+    })
+}
+
+fn arguments(plan: &Plan, member: Member, knows_catchup: bool) -> Vec<OsString> {
     let address = |member| Place::Member(member).address();
     let client = format!("http://{}:{}", address(member), net::CLIENT_PORT);
     let peer = |member| format!("http://{}:{PEER_PORT}", address(member));
@@ -259,7 +270,11 @@ fn arguments(plan: &Plan, member: Member) -> Vec<OsString> {
         format!("--election-timeout={}", server.election_ms),
         format!("--snapshot-count={}", server.snapshot_count),
     ];
+    // What a member that was away is sent entries of, instead of a snapshot: few, so that snapshots are sent.
+    let catchup =
+        knows_catchup.then(|| format!("--snapshot-catchup-entries={}", server.snapshot_count / 2));
     own.iter()
+        .chain(&catchup)
         .chain(&server.flags)
         .map(OsString::from)
         .collect()
