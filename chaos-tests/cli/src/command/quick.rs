@@ -21,11 +21,11 @@ impl Quick {
     /// Tries the checkers, simulates, and plays the runs.
     pub fn run(self) -> Result<Outcome> {
         let mut series = Series::begin(self.common, "quick")?;
-        let mut outcome = series.ask(&["selftest", "--seeds", "5"])?;
+        let mut outcome = series.ask(&["selftest", "--seeds", "10"])?;
         if self.sim_seeds > 0 {
             let seeds = self.sim_seeds.to_string();
             let from = self.seed.to_string();
-            let simulated = series.ask(&["sim", "--seeds", &seeds, "--from", &from, "--twice"])?;
+            let simulated = series.ask(&["sim", "--seeds", &seeds, "--from", &from])?;
             outcome = outcome.max(simulated);
         }
         for plan in campaign::quick(self.seed) {
