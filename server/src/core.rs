@@ -380,7 +380,7 @@ impl Core {
             // The status may be older than what was applied; a waiter of a past term waits in vain.
             let applied_term = shared.applied.borrow().map_or(0, |id| id.term);
             if applied_term > leadership.term {
-                pause.wait(self).await;
+                pause.wait(self).await?;
                 continue;
             }
             let outcome = tokio::select! {
@@ -390,7 +390,7 @@ impl Core {
             };
             match outcome {
                 Outcome::Applied(result) => return Ok(result?),
-                Outcome::NotProposed => pause.wait(self).await,
+                Outcome::NotProposed => pause.wait(self).await?,
                 Outcome::Unknown => return Err(ProposeError::Timeout),
             }
         }
@@ -594,11 +594,15 @@ struct Pause {
 }
 
 impl Pause {
-    async fn wait(&mut self, core: &Core) {
+    /// Fails once consensus has ended: there will be no leader here any more, and nothing to wait for.
+    async fn wait(&mut self, core: &Core) -> Result<(), ProposeError> {
         self.millis = (self.millis * 2).clamp(2, 64);
         let mut leadership = core.shared.leadership.clone();
         leadership.borrow_and_update();
         let pause = Duration::from_millis(self.millis);
-        let _ = tokio::time::timeout(pause, leadership.changed()).await;
+        match tokio::time::timeout(pause, leadership.changed()).await {
+            Ok(Err(_)) => Err(ProposeError::Stopped),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
     }
 }

@@ -175,6 +175,24 @@ fn after_a_failed_sync_every_call_fails_and_the_process_is_told() {
 }
 
 #[test]
+fn what_a_failed_sync_left_in_memory_alone_is_written_again_on_opening() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let log = open(disk.clone());
+        append(&log, vec![entry(1, 0, 10)]);
+        disk.fail_sync(1);
+        wait(|done| log.append(vec![entry(1, 1, 3000)], done)).expect_err("the sync failed");
+        drop(log);
+        let log = open(disk.clone());
+        let read_back = all(&log).len() as u64;
+        append(&log, vec![entry(1, read_back, 10)]);
+        drop(log);
+        disk.crash();
+        assert_eq!(all(&open(disk)).len() as u64, read_back + 1, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_foreseen_then_stops_the_log_and_loses_nothing() {
     let disk = SimDisk::new(1);
     let log = open(disk.clone());

@@ -60,6 +60,24 @@ struct Written {
     begins: Option<Segment>,
 }
 
+/// Writes the first `len` bytes of a file over themselves.
+///
+/// After a sync that failed, what was to be synced may stand in the kernel's memory alone, marked as written: it is read back,
+/// and a later sync that succeeds does not write it (Rebello et al., "Can Applications Recover from fsync Failures?",
+/// ATC 2020). What is written again is.
+fn write_again(file: &mut impl DiskFile, len: u64) -> io::Result<()> {
+    const STEP: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < len {
+        bytes.resize((len - at).min(STEP) as usize, 0);
+        file.read_at(at, &mut bytes)?;
+        file.write_at(at, &bytes)?;
+        at += bytes.len() as u64;
+    }
+    Ok(())
+}
+
 impl<D: Disk> Writer<D> {
     /// Reads the log back, and makes it ready to be written.
     pub(super) fn open(disk: Arc<D>, options: LogOptions) -> Result<(Self, Progress), OpenError> {
@@ -98,6 +116,7 @@ impl<D: Disk> Writer<D> {
         if remains > 0 {
             file.write_at(position, &vec![0; remains as usize])?;
         }
+        write_again(&mut file, position)?;
         file.sync()?;
         disk.sync_dir()?;
         let mut page = vec![0; position as usize % PAGE];
