@@ -1,5 +1,7 @@
 //! Mutations about leaders, hashes and how a cluster serves in the end.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -114,7 +116,7 @@ fn any_member(chance: &mut SmallRng) -> Member {
 fn restate(
     history: &mut History,
     from: u64,
-    change: impl Fn(Member, &mut bool, &mut u64, &mut u64),
+    mut change: impl FnMut(Member, &mut bool, &mut u64, &mut u64),
 ) {
     for step in &mut history.members {
         let member = step.member;
@@ -133,14 +135,21 @@ fn restate(
 
 fn two_leaders(history: &mut History, chance: &mut SmallRng) -> bool {
     let member = any_member(chance);
+    let mut led_already = false;
+    let mut applied_while_leading = BTreeSet::new();
     restate(
         history,
         chance.random_range(1000..1045),
-        |of, leads, _, _| {
-            *leads |= of == member;
+        |of, leads, _, applied| {
+            if of == member {
+                led_already |= *leads;
+                *leads = true;
+                applied_while_leading.insert(*applied);
+            }
         },
     );
-    true
+    // Who applies nothing may have been told of its leadership late.
+    !led_already && applied_while_leading.len() > 1
 }
 
 fn term_back(history: &mut History, chance: &mut SmallRng) -> bool {
