@@ -1,4 +1,4 @@
-//! Members die under load. The long campaign is `cargo run --release -p baton-test-cluster -- kill --rounds 100`.
+//! Members die under load. The long campaigns are in `chaos-tests/`.
 
 use baton_test_cluster::kill::{Campaign, Plan, Victim};
 
