@@ -41,7 +41,7 @@ struct Kind {
 }
 
 /// Somebody, more often the leader than chance would have it.
-fn someone(chance: &mut SmallRng) -> Target {
+pub fn someone(chance: &mut SmallRng) -> Target {
     const CHOICES: [Target; 5] = [
         Target::Leader,
         Target::Leader,

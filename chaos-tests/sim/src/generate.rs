@@ -1,5 +1,6 @@
 //! From a seed to a plan for the simulation: a few kinds of faults and of load, often, rather than all of them at once.
 
+use chaos_tests::generate::someone;
 use chaos_tests::plan::{
     DiskKind, Fault, Load, Plan, PlannedFault, PointAction, Server, Target, Workload,
 };
@@ -30,19 +31,7 @@ const fn kind(members: u64, hold_ms: (u64, u64), make: fn(&mut SmallRng) -> Faul
     }
 }
 
-/// Somebody, more often the leader than chance would have it.
-fn someone(chance: &mut SmallRng) -> Target {
-    const CHOICES: [Target; 5] = [
-        Target::Leader,
-        Target::Leader,
-        Target::Follower,
-        Target::Any,
-        Target::Minority,
-    ];
-    *CHOICES.choose(chance).unwrap_or(&Target::Any)
-}
-
-/// The same, or so many that nothing can be agreed on.
+/// Somebody, or so many that nothing can be agreed on.
 fn some(chance: &mut SmallRng) -> Target {
     match chance.random_range(0..6) {
         0 => Target::All,
