@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::account::{Account, accounts};
+use self::account::{Account, Promise, accounts};
 use super::deleters::Deleters;
 use super::timing::Timing;
 use super::witness::{self, Witness};
@@ -394,11 +394,15 @@ impl Judge {
             };
             let listed: BTreeSet<i64> = list.leases.iter().map(|lease| lease.id).collect();
             for (id, account) in &self.accounts {
-                let granted = account
-                    .grants
-                    .iter()
-                    .find(|grant| grant.member == op.member && grant.returned < op.called);
-                let Some(granted) = granted else { continue };
+                // Its number may have been given out again since, by a member that this one lags behind.
+                let grants = account.grants.iter();
+                let last = grants
+                    .filter(|grant| grant.called < op.returned)
+                    .max_by_key(|grant| grant.called);
+                let by_it = |grant: &&Promise| grant.member == op.member;
+                let Some(granted) = last.filter(by_it).filter(|g| g.returned < op.called) else {
+                    continue;
+                };
                 let is_there = account
                     .promised_before(op.called)
                     .is_some_and(|until| op.returned < until)
@@ -430,4 +434,75 @@ fn early(lease: i64, at: Nanos, until: Nanos) -> Violation {
         (until - at).div_ceil(1_000_000)
     );
     Violation::new(what).at(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::etcdserverpb as pb;
+
+    use super::*;
+    use crate::history::{Operation, Outcome, Request};
+    use crate::selftest::honest::header;
+
+    const LEASE: i64 = 7;
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn operation(member: Member, at: Nanos, request: Request, answer: Answer) -> Operation {
+        Operation {
+            id: at,
+            workload: "lease".into(),
+            client: 1,
+            member,
+            called: at,
+            returned: at + SECOND / 10,
+            request,
+            outcome: Outcome::Ok(answer),
+        }
+    }
+
+    fn granted(member: Member, at: Nanos) -> Operation {
+        let request = pb::LeaseGrantRequest { id: LEASE, ttl: 5 };
+        let answer = pb::LeaseGrantResponse {
+            header: Some(header(1, 1)),
+            id: LEASE,
+            ttl: 5,
+            ..Default::default()
+        };
+        operation(member, at, request.into(), Answer::LeaseGrant(answer))
+    }
+
+    fn not_listed(member: Member, at: Nanos) -> Operation {
+        let answer = pb::LeaseLeasesResponse {
+            header: Some(header(1, 1)),
+            leases: Vec::new(),
+        };
+        let request = pb::LeaseLeasesRequest {}.into();
+        operation(member, at, request, Answer::LeaseLeases(answer))
+    }
+
+    fn wrong(operations: Vec<Operation>) -> Vec<String> {
+        let history = History {
+            operations,
+            ..History::default()
+        };
+        let judgement = judge(&history, Slack::of_election(Duration::from_secs(1)));
+        let violations = judgement.violations.into_iter();
+        violations.map(|violation| violation.what).collect()
+    }
+
+    #[test]
+    fn a_member_has_to_list_the_lease_that_it_granted() {
+        let wrong = wrong(vec![granted(3, 0), not_listed(3, SECOND)]);
+        assert_eq!(
+            wrong,
+            ["member 3 did not list lease 7, which it had granted"]
+        );
+    }
+
+    #[test]
+    fn a_member_may_not_know_yet_that_another_one_gave_out_the_number_again() {
+        let again = [granted(3, 0), granted(4, 20 * SECOND)];
+        let listed = not_listed(3, 21 * SECOND);
+        assert_eq!(wrong([&again[..], &[listed]].concat()), [""; 0]);
+    }
 }
