@@ -59,7 +59,7 @@ pub async fn event(
         let received = tokio::select! {
             biased;
             () = &mut give_up => {
-                stream.close();
+                drop(stream);
                 return Waited::GivenUp;
             }
             received = stream.receive_within(context.patience) => received,
@@ -70,12 +70,12 @@ pub async fn event(
                 let deleted = response.events.iter().find_map(|event| event.kv.as_ref());
                 if let Some(kv) = deleted {
                     let revision = kv.mod_revision;
-                    stream.close();
+                    drop(stream);
                     return Waited::Came(revision);
                 }
             }
             Ok(None) => {
-                stream.close();
+                drop(stream);
                 return Waited::Unsure;
             }
             Err(_) => return Waited::Unsure,

@@ -393,7 +393,7 @@ impl Observer {
                 if event.r#type == 0 {
                     self.told(observer, kv);
                 } else {
-                    stream.close();
+                    drop(stream);
                     return Some(kv.mod_revision);
                 }
             }

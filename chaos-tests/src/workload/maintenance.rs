@@ -168,7 +168,7 @@ impl Operator {
                 Err(_) => return,
             }
         }
-        stream.close();
+        drop(stream);
     }
 
     /// The hash of the same revision at every member.

@@ -17,18 +17,40 @@ use crate::history::{Member, Record, Recorder, WatchEvent, WatchStep};
 /// The watch id of a message that is for every watcher of its stream.
 pub const EVERY_WATCHER: i64 = -1;
 
-/// An open stream. Dropping it closes it; [`Stream::close`] also says so in the history.
+/// An open stream. Dropping it ends all watches on it, which the history then says.
 #[derive(Debug)]
 pub struct Stream {
-    journal: Journal,
+    watchers: Watchers,
     requests: mpsc::UnboundedSender<pb::WatchRequest>,
     responses: Streaming<pb::WatchResponse>,
+}
+
+/// The watchers of a stream. What is left of them when it is dropped was ended by the client.
+#[derive(Debug)]
+struct Watchers {
+    journal: Journal,
     /// Watchers whose creation the server has not answered, in the order they were asked for: answers come in that order.
     awaited: VecDeque<u32>,
     /// Watchers by the ids the server knows them by.
     ids: BTreeMap<i64, u32>,
     /// Watchers whose end the client has asked for.
     leaving: BTreeSet<u32>,
+}
+
+impl Watchers {
+    /// Says of all that are left how they ended.
+    fn end(&mut self, step: &WatchEvent) {
+        let ids = std::mem::take(&mut self.ids).into_values();
+        for watcher in ids.chain(std::mem::take(&mut self.awaited)) {
+            self.journal.add(watcher, step.clone());
+        }
+    }
+}
+
+impl Drop for Watchers {
+    fn drop(&mut self) {
+        self.end(&WatchEvent::Cancelled);
+    }
 }
 
 /// Writes the steps of watchers at one member.
@@ -85,6 +107,12 @@ impl Stream {
         };
         let (requests, receiver) = mpsc::unbounded_channel();
         journal.add(watcher, WatchEvent::Asked(create.clone()));
+        let mut watchers = Watchers {
+            journal,
+            awaited: VecDeque::from([watcher]),
+            ids: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+        };
         // The receiver is held right here.
         let _ = requests.send(request(RequestUnion::CreateRequest(create)));
         let mut service = client.watch();
@@ -94,15 +122,12 @@ impl Stream {
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         match opened {
             Ok(responses) => Ok(Self {
-                journal,
+                watchers,
                 requests,
                 responses: responses.into_inner(),
-                awaited: VecDeque::from([watcher]),
-                ids: BTreeMap::new(),
-                leaving: BTreeSet::new(),
             }),
             Err(status) => {
-                journal.add(watcher, WatchEvent::Broken((&status).into()));
+                watchers.end(&WatchEvent::Broken((&status).into()));
                 Err(status)
             }
         }
@@ -110,20 +135,24 @@ impl Stream {
 
     /// The member it is at.
     pub fn member(&self) -> Member {
-        self.journal.member
+        self.watchers.journal.member
     }
 
     /// Asks for one more watcher.
     pub fn watch(&mut self, watcher: u32, create: pb::WatchCreateRequest) {
-        self.journal.add(watcher, WatchEvent::Asked(create.clone()));
-        self.awaited.push_back(watcher);
+        self.watchers
+            .journal
+            .add(watcher, WatchEvent::Asked(create.clone()));
+        self.watchers.awaited.push_back(watcher);
         self.send(RequestUnion::CreateRequest(create));
     }
 
     /// Asks how far the stream is.
     pub fn ask_progress(&mut self) {
-        for watcher in self.ids.values() {
-            self.journal.add(*watcher, WatchEvent::ProgressAsked);
+        for watcher in self.watchers.ids.values() {
+            self.watchers
+                .journal
+                .add(*watcher, WatchEvent::ProgressAsked);
         }
         self.send(RequestUnion::ProgressRequest(
             pb::WatchProgressRequest::default(),
@@ -132,12 +161,16 @@ impl Stream {
 
     /// Asks for the end of a watcher. Messages for it may still come until the server confirms that.
     pub fn cancel(&mut self, watcher: u32) {
-        let known = self.ids.iter().find(|(_, known)| **known == watcher);
+        let known = self
+            .watchers
+            .ids
+            .iter()
+            .find(|(_, known)| **known == watcher);
         // Asked for twice, it might hit the next watcher of the same id.
         if let Some((&watch_id, _)) = known
-            && self.leaving.insert(watcher)
+            && self.watchers.leaving.insert(watcher)
         {
-            self.journal.add(watcher, WatchEvent::Cancelled);
+            self.watchers.journal.add(watcher, WatchEvent::Cancelled);
             self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest {
                 watch_id,
             }));
@@ -164,7 +197,8 @@ impl Stream {
             Ok(response) => {
                 let watchers = self.recipients(&response);
                 for watcher in &watchers {
-                    self.journal
+                    self.watchers
+                        .journal
                         .add(*watcher, WatchEvent::Received(response.clone()));
                 }
                 Ok((watchers, response))
@@ -194,41 +228,31 @@ impl Stream {
     /// nothing: that is for the checker to judge.
     fn recipients(&mut self, response: &pb::WatchResponse) -> Vec<u32> {
         let watcher = if response.created {
-            self.awaited.pop_front()
+            self.watchers.awaited.pop_front()
         } else if response.watch_id == EVERY_WATCHER && !response.canceled {
-            return self.ids.values().copied().collect();
+            return self.watchers.ids.values().copied().collect();
         } else {
-            self.ids.get(&response.watch_id).copied()
+            self.watchers.ids.get(&response.watch_id).copied()
         };
-        let watcher = watcher.unwrap_or_else(|| self.journal.recorder.next_watcher());
+        let watcher = watcher.unwrap_or_else(|| self.watchers.journal.recorder.next_watcher());
         if response.canceled {
             // A creation that was refused may carry the id of a watcher that goes on.
-            if self.ids.get(&response.watch_id) == Some(&watcher) {
-                self.ids.remove(&response.watch_id);
+            if self.watchers.ids.get(&response.watch_id) == Some(&watcher) {
+                self.watchers.ids.remove(&response.watch_id);
             }
         } else if response.created {
-            self.ids.insert(response.watch_id, watcher);
+            self.watchers.ids.insert(response.watch_id, watcher);
         }
         vec![watcher]
     }
 
     /// The client gives the stream up as broken, because of `status`.
-    pub fn give_up(self, status: &Status) {
+    pub fn give_up(mut self, status: &Status) {
         self.broken(status);
     }
 
-    fn broken(&self, status: &Status) {
-        for watcher in self.ids.values().chain(&self.awaited) {
-            self.journal
-                .add(*watcher, WatchEvent::Broken(status.into()));
-        }
-    }
-
-    /// The client ends the stream and all watches on it.
-    pub fn close(self) {
-        for watcher in self.ids.values().chain(&self.awaited) {
-            self.journal.add(*watcher, WatchEvent::Cancelled);
-        }
+    fn broken(&mut self, status: &Status) {
+        self.watchers.end(&WatchEvent::Broken(status.into()));
     }
 }
 

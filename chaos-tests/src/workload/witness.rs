@@ -123,7 +123,7 @@ async fn follow(
         let received = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => {
-                stream.close();
+                drop(stream);
                 return;
             }
             received = stream.receive_within(context.patience) => received,

@@ -253,9 +253,9 @@ impl Watching {
                         Err(_) => return,
                     }
                 }
-                stream.close();
+                drop(stream);
             }
-            _ => stream.close(),
+            _ => drop(stream),
         }
     }
 
@@ -310,7 +310,7 @@ impl Watching {
                 place.is_some_and(|place| place.next <= newest)
             });
             if !behind || Instant::now() >= limit {
-                stream.close();
+                drop(stream);
                 return;
             }
             match stream.receive_within(Duration::from_millis(250)).await {
