@@ -194,11 +194,21 @@ pub(super) async fn reset(act: &mut Act, target: Target) -> Result<(), Trouble> 
     need("ss")?;
     let targets = act.aim(target).await?;
     act.installing();
+    let began = Instant::now();
     let mut gone = 0;
-    for member in &targets {
-        gone += connections(*member, true).await?;
+    loop {
+        for member in &targets {
+            gone += connections(*member, true).await?;
+        }
+        if gone > 0 || began.elapsed() > RECOVERS {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    act.proved_if(gone > 0, format!("{gone} connections reset"));
+    if gone == 0 {
+        return skip("nobody is connected to the targets");
+    }
+    act.proved(format!("{gone} connections reset"));
     act.hold().await;
     act.healing();
     let began = Instant::now();
