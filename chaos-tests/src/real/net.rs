@@ -220,7 +220,11 @@ impl Rule {
     }
 }
 
-/// Repeats some of the packets between members: so many of a hundred.
+/// What a packet that was repeated is marked with, so that it is not repeated again.
+const REPEATED: u32 = 0xba70;
+
+/// Repeats some of the packets between members: so many of a hundred. It does so where they leave the bridge, so that what
+/// is cut off there is not repeated.
 ///
 /// # Errors
 /// The kernel cannot repeat packets, or nft refuses.
@@ -228,14 +232,15 @@ pub async fn duplicate(members: &[Member], percent: u32) -> Result<Rule> {
     let table = table_name();
     let some = some(percent);
     let mut script = format!("table netdev {table} {{\ncounter hits {{ }}\n");
-    for from in members {
+    for to in members {
         script.push_str(&format!(
-            "chain from{from} {{\ntype filter hook ingress device \"cv{from}\" priority 0; policy accept;\n"
+            "chain to{to} {{\ntype filter hook egress device \"cv{to}\" priority 0; policy accept;\n"
         ));
-        for to in members.iter().filter(|to| *to != from) {
-            let address = Place::Member(*to).address();
+        for from in members.iter().filter(|from| *from != to) {
+            let address = Place::Member(*from).address();
             script.push_str(&format!(
-                "ip daddr {address} {some} counter name hits dup to \"cv{to}\"\n"
+                "ip saddr {address} meta mark != {REPEATED} {some} counter name hits meta mark set {REPEATED} \
+                 dup to \"cv{to}\"\n"
             ));
         }
         script.push_str("}\n");
