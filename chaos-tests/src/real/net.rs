@@ -6,13 +6,16 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpSocket;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use super::crossing::{self, KNOCK};
 use super::tool::{run, run_with};
 use crate::client::Dial;
 use crate::history::Member;
@@ -98,7 +101,27 @@ pub async fn build(members: u64) -> Result<()> {
         )
         .await?;
     }
+    for member in 1..=members {
+        carries(member).await?;
+    }
     Ok(())
+}
+
+/// Waits until a new link carries packets, which the kernel sees to in its own time.
+async fn carries(member: Member) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let began = Instant::now();
+    loop {
+        let knock = crossing::send(Place::Member(member), Place::Observer, KNOCK).await?;
+        if knock.arrived > 0 {
+            return Ok(());
+        }
+        let so_far = began.elapsed();
+        anyhow::ensure!(
+            so_far < PATIENCE,
+            "the link of m{member} carries nothing after {so_far:?}"
+        );
+    }
 }
 
 /// Takes it all away, for the next run in this box.

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Act, Trouble, skip};
 use crate::plan::Target;
 use crate::real::clock::{self, Clock, RIGHT};
-use crate::real::node::Node;
+use crate::real::node::{LOOK_AGAIN, Node};
 
 /// How wrong a clock may seem that is right: as long as a line may take to be logged and read.
 const SLACK: f64 = 2.0;
+
+/// How long a member is waited for that says no time.
+const COMES_BACK: Duration = Duration::from_secs(5);
 
 /// How long a clock with a wrong rate is watched.
 const WATCHED: Duration = Duration::from_millis(1500);
@@ -122,11 +127,17 @@ fn clocks(nodes: &[Arc<Node>]) -> Result<Vec<&Clock>, Trouble> {
     Ok(clocks)
 }
 
-/// How far each clock is ahead, as far as members say.
+/// How far each clock is ahead, as far as members say. Those that another fault has ended are waited for.
 async fn all_ahead(nodes: &[Arc<Node>]) -> Vec<Option<f64>> {
+    let began = Instant::now();
     let mut found = Vec::new();
     for node in nodes {
-        found.push(clock::ahead(node).await.ok());
+        let mut ahead = clock::ahead(node).await;
+        while ahead.is_err() && began.elapsed() < COMES_BACK {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            ahead = clock::ahead(node).await;
+        }
+        found.push(ahead.ok());
     }
     found
 }

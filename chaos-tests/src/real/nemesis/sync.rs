@@ -97,7 +97,9 @@ impl Tracer {
         let began = Instant::now();
         while !tracer.holds() {
             if let Some(status) = tracer.child.try_wait()? {
-                anyhow::bail!("strace ended: {status}");
+                // The first sync that failed may have ended the process already.
+                anyhow::ensure!(tracer.effects("INJECTED") > 0, "strace ended: {status}");
+                break;
             }
             anyhow::ensure!(began.elapsed() < GRIP, "strace does not get hold of {pid}");
             tokio::time::sleep(LOOK_AGAIN).await;
