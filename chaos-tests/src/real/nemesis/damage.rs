@@ -270,6 +270,9 @@ async fn copy(from: &Path, to: &Path) -> Result<()> {
 async fn put_back(saved: &Path, node: &Node) -> Result<()> {
     fs::remove_dir_all(node.data())?;
     copy(saved, node.data()).await?;
+    // A later power cut must not take what the member itself had synced.
+    let data = node.data().to_string_lossy();
+    run("sync", &["--file-system", &data]).await?;
     fs::remove_dir_all(saved)?;
     Ok(())
 }
