@@ -5,7 +5,8 @@
 //! * A job has one claim at a time, and is done once.
 //! * A claimed job is the best that nobody had: of the most urgent ones, the first. Jobs that came back after the worker
 //!   looked do not count.
-//! * In the end all is done; otherwise nothing is said.
+//! * In the end all is done; otherwise nothing is said. But for a job that its producer does not know of, and that came when
+//!   no worker looked any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,9 @@ pub fn judge(history: &History) -> Judgement {
     }
     judge.replay(&witness, &Deleters::of(history), &Timing::of(history));
     judge.answers(&witness);
-    let left = judge.jobs.len();
+    let late = judge.too_late(history);
+    judge.judgement.count("jobs too late for any worker", late);
+    let left = judge.jobs.len() - late;
     if left > 0 {
         let why = format!("{left} jobs were left in their queues when the run ended");
         judge.judgement.inconclusive.push(why);
@@ -240,6 +243,38 @@ impl Judge<'_> {
         wrong
     }
 
+    /// How many jobs are left that nobody was told of and no worker could have seen.
+    fn too_late(&self, history: &History) -> usize {
+        let mut looked: BTreeMap<&str, i64> = BTreeMap::new();
+        for (op, answer) in history.answered() {
+            let Request::Txn(txn) = &op.request else {
+                continue;
+            };
+            let Some(Op::RequestRange(range)) =
+                txn.success.first().and_then(|op| op.request.as_ref())
+            else {
+                continue;
+            };
+            let prefix = std::str::from_utf8(&range.key).unwrap_or_default();
+            if let Some(queue) = prefix.strip_prefix(JOBS) {
+                let last = looked.entry(queue.trim_end_matches('/')).or_default();
+                *last = answer.header().revision.max(*last);
+            }
+        }
+        let told = |job: &String| {
+            self.steps.iter().any(|asked| {
+                asked.step == Step::Enqueues
+                    && asked.job == *job
+                    && !matches!(asked.op.outcome, Outcome::Unknown(_))
+            })
+        };
+        let left = self.jobs.iter().filter(|(job, came)| {
+            let last = looked.get(place(job).0).copied().unwrap_or_default();
+            **came > last && !told(job)
+        });
+        left.count()
+    }
+
     /// What was answered with success is in the log, at the revision of the answer.
     fn answers(&mut self, witness: &Witness) {
         let mut done: BTreeMap<&str, u64> = BTreeMap::new();
@@ -295,5 +330,97 @@ impl Judge<'_> {
                 self.judgement.violated(violation(what));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_proto::mvccpb::{Event, KeyValue};
+
+    use super::*;
+    use crate::history::{Error, WatchEvent, WatchStep};
+    use crate::selftest::honest::header;
+    use crate::workload::ask::{by_creation, put, txn};
+
+    const JOB: &str = "queue/job/q0/00001/0-1";
+
+    fn operation(id: u64, asked: Op, outcome: Outcome) -> Operation {
+        Operation {
+            id,
+            workload: "queue".into(),
+            client: 1,
+            member: 1,
+            called: id,
+            returned: id,
+            request: txn([], [asked], []).into(),
+            outcome,
+        }
+    }
+
+    fn answered(revision: i64) -> Outcome {
+        Outcome::Ok(Answer::Txn(pb::TxnResponse {
+            header: Some(header(1, revision)),
+            succeeded: true,
+            ..Default::default()
+        }))
+    }
+
+    /// What is not known where a job came at revision 2 and is left, its producer was answered this, and a worker looked at
+    /// this revision.
+    fn left(enqueued: Outcome, looked: i64) -> Vec<String> {
+        let created = KeyValue {
+            key: JOB.into(),
+            value: "0-1".into(),
+            create_revision: 2,
+            mod_revision: 2,
+            version: 1,
+            ..Default::default()
+        };
+        let event = Event {
+            kv: Some(created),
+            ..Default::default()
+        };
+        let steps = [
+            WatchEvent::Asked(pb::WatchCreateRequest::default()),
+            WatchEvent::Received(pb::WatchResponse {
+                events: vec![event],
+                ..Default::default()
+            }),
+        ];
+        let steps = steps.map(|step| WatchStep {
+            workload: witness::WORKLOAD.into(),
+            watcher: 1,
+            member: 1,
+            at: 0,
+            step,
+        });
+        let history = History {
+            operations: vec![
+                operation(1, Op::RequestPut(put(JOB, "0-1", 0)), enqueued),
+                operation(
+                    2,
+                    Op::RequestRange(by_creation("queue/job/q0/")),
+                    answered(looked),
+                ),
+            ],
+            watches: steps.into(),
+            ..Default::default()
+        };
+        let judgement = judge(&history);
+        assert_eq!(judgement.violations, []);
+        judgement.inconclusive
+    }
+
+    #[test]
+    fn a_job_that_nobody_knew_of_and_that_came_after_the_last_look_may_be_left() {
+        let unknown = || {
+            Outcome::Unknown(Error {
+                code: 4,
+                message: "no answer in time".into(),
+            })
+        };
+        assert_eq!(left(unknown(), 1), [""; 0]);
+        assert_eq!(left(unknown(), 2).len(), 1);
+        assert_eq!(left(answered(2), 1).len(), 1);
     }
 }

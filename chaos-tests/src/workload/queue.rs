@@ -4,6 +4,7 @@
 //! A claim is refused if a job or a claim came after the worker looked, so that it is the best one at its own revision,
 //! but for jobs that were given back in between.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
@@ -35,13 +36,14 @@ pub const CLAIMS: &str = "queue/claim/";
 const CLIENTS: u32 = 9;
 /// Jobs that a queue has at most, more or less.
 const MOST_JOBS: i64 = 30;
-/// How long workers go on after the end of the load to empty their queue.
+/// How long workers go on after the end of the load, until producers are gone and their queue is empty.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Produces and works until the load is to end, and works until the queues are empty.
 pub async fn run(context: Context, clients: u32) {
     let queues = clients.div_ceil(CLIENTS).max(1);
     let mut tasks = JoinSet::new();
+    let producing = Arc::new(());
     for number in 0..clients {
         let mut chance = context.chance(&format!("queue/{number}"));
         let member = context.any_member(&mut chance);
@@ -52,17 +54,24 @@ pub async fn run(context: Context, clients: u32) {
             number,
             chance,
             serial: 0,
+            producers: Arc::downgrade(&producing),
         };
+        let producing = Arc::clone(&producing);
         // Of three, two work; of one, that one does both in turns.
         match (number / queues) % 3 {
-            0 if clients > queues => tasks.spawn(part.produce()),
+            0 if clients > queues => tasks.spawn(async move {
+                part.produce().await;
+                drop(producing);
+            }),
             0 => tasks.spawn(async move {
                 let part = part.produce_for(Duration::from_secs(2)).await;
+                drop(producing);
                 part.work().await;
             }),
             _ => tasks.spawn(part.work()),
         };
     }
+    drop(producing);
     while tasks.join_next().await.is_some() {}
 }
 
@@ -80,9 +89,16 @@ struct Part {
     number: u32,
     chance: SmallRng,
     serial: u64,
+    /// Gone when nobody produces any more.
+    producers: Weak<()>,
 }
 
 impl Part {
+    /// Whether no job comes any more.
+    fn no_more_come(&self) -> bool {
+        self.context.stopped() && self.producers.strong_count() == 0
+    }
+
     fn jobs(&self) -> String {
         format!("{JOBS}{}/", self.queue)
     }
@@ -166,7 +182,7 @@ impl Part {
             );
             match session.await {
                 Some(session) => {
-                    if self.work_with(session, end).await && self.context.stopped() {
+                    if self.work_with(session, end).await {
                         return;
                     }
                 }
@@ -175,18 +191,19 @@ impl Part {
         }
     }
 
-    /// Works on a few jobs with one session. Whether the queue was seen empty.
+    /// Works on a few jobs with one session. Whether the queue was seen empty when no job came any more.
     async fn work_with(&mut self, mut session: Session, end: Option<Instant>) -> bool {
-        let mut was_empty = false;
+        let mut is_done = false;
         for _ in 0..self.chance.random_range(3..=30) {
             let is_over = end.is_some_and(|end| Instant::now() >= end);
-            if !session.is_alive() || is_over || (self.context.stopped() && was_empty) {
+            if !session.is_alive() || is_over || is_done {
                 break;
             }
+            let no_more_come = self.no_more_come();
             let (job, seen) = match self.best().await {
                 Ok((Some(job), seen)) => (job, seen),
                 Ok((None, left)) => {
-                    was_empty = left == 0;
+                    is_done = no_more_come && left == 0;
                     self.pause().await;
                     continue;
                 }
@@ -195,7 +212,6 @@ impl Part {
                     continue;
                 }
             };
-            was_empty = false;
             let held = match self.claim(&session, &job, seen).await {
                 Ok(Some(held)) => held,
                 Ok(None) => continue,
@@ -236,7 +252,7 @@ impl Part {
             }
         }
         session.close(&mut self.client).await;
-        was_empty
+        is_done
     }
 
     /// The best job that nobody has claimed, and the revision at which that is so; or how many jobs there are, if there is
