@@ -12,7 +12,7 @@ use chaos_tests::history::{
 };
 use chaos_tests::plan::{Load, Workload};
 use chaos_tests::verdict::Judgement;
-use chaos_tests::workload::witness::Witnesses;
+use chaos_tests::workload::witness::{Witnessed, Witnesses};
 use chaos_tests::workload::{self, Context};
 use tonic::transport::Endpoint;
 
@@ -90,6 +90,7 @@ async fn history(program: &Program, rounds: usize, workloads: &[(Workload, u32)]
         patience: Duration::from_secs(2),
         pause: Duration::ZERO,
         stop: stopped,
+        witnessed: Witnessed::default(),
     };
     let mut witnesses = Witnesses::start(&context);
     let looker = tokio::spawn(look_on(context.clone()));

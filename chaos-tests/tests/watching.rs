@@ -11,7 +11,7 @@ use chaos_tests::client::Dial;
 use chaos_tests::history::{History, Outcome, Recorder};
 use chaos_tests::plan::{Load, Workload};
 use chaos_tests::verdict::Judgement;
-use chaos_tests::workload::witness::Witnesses;
+use chaos_tests::workload::witness::{Witnessed, Witnesses};
 use chaos_tests::workload::{self, Context};
 use tonic::transport::Endpoint;
 
@@ -62,6 +62,7 @@ async fn history(
         patience: Duration::from_secs(2),
         pause: Duration::ZERO,
         stop: stopped,
+        witnessed: Witnessed::default(),
     };
     let mut witnesses = Witnesses::start(&context);
     let mut load = tokio::task::JoinSet::new();

@@ -1,7 +1,7 @@
 //! All runtimes of a simulation, and the hand that lets each run for a millisecond in turn.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
@@ -13,7 +13,7 @@ use batond::sim::SimNet;
 use chaos_tests::history::{Member, MemberEvent, MemberStep, Record, Recorder};
 use chaos_tests::plan::Plan;
 use chaos_tests::seed;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::runtime::Runtime;
@@ -37,6 +37,9 @@ pub const LYING_DISK: &str = "lying_disk";
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
+
+/// There is one simulation at a time in a process: planted bugs and the numbers of tasks are the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// What can be done to a member's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +80,24 @@ pub struct Seen {
 pub struct Hands {
     orders: Arc<Mutex<Orders>>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// Members whose end is no surprise.
-    sick: Arc<Mutex<BTreeSet<Member>>>,
+    excuses: Arc<Mutex<Excuses>>,
+}
+
+/// Which members may end by themselves.
+#[derive(Debug, Default)]
+struct Excuses {
+    /// Because of these faults, by their numbers, as long as those are in force.
+    faults: BTreeSet<(Member, usize)>,
+    /// As those of their processes that lived through such a fault, up to this start: what it did to them may show later.
+    starts: BTreeMap<Member, u32>,
+}
+
+impl Excuses {
+    fn cover(&self, member: Member, start: u32) -> bool {
+        let is_in_force = self.faults.iter().any(|(of, _)| *of == member);
+        let lived_through = self.starts.get(&member);
+        is_in_force || lived_through.is_some_and(|last| start <= *last)
+    }
 }
 
 type Orders = VecDeque<(Member, Order, oneshot::Sender<()>)>;
@@ -111,13 +130,17 @@ impl Hands {
         seen.get(index).cloned().unwrap_or_default()
     }
 
-    /// Whether the member's own end, by a failure of its disk, is to be expected from now on.
-    pub fn expect_end(&self, member: Member, expected: bool) {
-        let mut sick = self.sick.lock();
-        if expected {
-            sick.insert(member);
-        } else {
-            sick.remove(&member);
+    /// The fault number `fault` is a reason for the member to end by itself.
+    pub fn excuse(&self, member: Member, fault: usize) {
+        self.excuses.lock().faults.insert((member, fault));
+    }
+
+    /// The fault is over. A process that lived through it may still end of it, a later one may not.
+    pub fn excuse_no_more(&self, member: Member, fault: usize) {
+        let start = self.seen(member).starts;
+        let mut excuses = self.excuses.lock();
+        if excuses.faults.remove(&(member, fault)) {
+            excuses.starts.insert(member, start);
         }
     }
 }
@@ -134,6 +157,7 @@ pub struct Cluster {
     chance: SmallRng,
     told: Vec<(Option<Last>, Millis)>,
     harness_panics: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl fmt::Debug for Cluster {
@@ -151,7 +175,9 @@ impl Cluster {
     /// # Errors
     /// The plan's flags are none of the server's.
     pub fn new(plan: &Plan) -> Result<Self> {
+        let alone = ALONE.lock();
         catch_panics();
+        align_task_numbers();
         let config = Arc::new(config_of(plan)?);
         let clients = runtime(seed::stream_seed(plan.seed, "clients"));
         let (net, recorder, began) = clients.block_on(async {
@@ -177,7 +203,7 @@ impl Cluster {
         let hands = Hands {
             orders: Arc::default(),
             seen: Arc::new(Mutex::new(vec![Seen::default(); machines.len()])),
-            sick: Arc::default(),
+            excuses: Arc::default(),
         };
         Ok(Self {
             told: vec![(None, 0); machines.len()],
@@ -190,6 +216,7 @@ impl Cluster {
             hands,
             invariants: Invariants::default(),
             chance: seed::stream(plan.seed, "machines"),
+            _alone: alone,
         })
     }
 
@@ -301,7 +328,8 @@ impl Cluster {
                     starts,
                     ..Seen::default()
                 };
-                let expected = status == "stopped" || self.hands.sick.lock().contains(&member);
+                let is_excused = self.hands.excuses.lock().cover(member, starts);
+                let expected = status == "stopped" || is_excused;
                 self.record(member, MemberEvent::Ended { status, expected });
             }
             self.take_panics(member);
@@ -425,6 +453,16 @@ impl Drop for Cluster {
     }
 }
 
+/// A process that is killed drops its tasks, and others see in what order. Tokio makes that order of the low bits of the tasks'
+/// numbers, and numbers all tasks that there ever were; so that a simulation does the same whatever came before it, it begins
+/// at a round number.
+fn align_task_numbers() {
+    const ROUND: u64 = 64;
+    let runtime = runtime(0);
+    let next = || runtime.spawn(async {}).id().to_string().parse::<u64>();
+    while next().is_ok_and(|number| !number.is_multiple_of(ROUND)) {}
+}
+
 /// Has panics of this thread taken down, instead of only printed.
 fn catch_panics() {
     static ONCE: Once = Once::new();
@@ -450,5 +488,28 @@ fn config_of(plan: &Plan) -> Result<Config> {
     match config::load(&flags, &[])? {
         Action::Serve(config) => Ok(*config),
         Action::Print(_) => bail!("the flags of the plan start no member"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_excused_by_a_fault_and_by_no_other_ones_end() {
+        let mut excuses = Excuses::default();
+        excuses.faults.insert((2, 7));
+        assert!(excuses.cover(2, 5));
+        assert!(!excuses.cover(1, 5));
+        excuses.faults.remove(&(2, 6));
+        assert!(excuses.cover(2, 5));
+    }
+
+    #[test]
+    fn a_process_that_lived_through_a_fault_may_end_of_it_later_and_the_next_may_not() {
+        let mut excuses = Excuses::default();
+        excuses.starts.insert(2, 5);
+        assert!(excuses.cover(2, 5));
+        assert!(!excuses.cover(2, 6));
     }
 }

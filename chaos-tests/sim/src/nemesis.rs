@@ -13,6 +13,7 @@ use chaos_tests::client::{Client, Dial};
 use chaos_tests::history::{FaultStep, Member, Outcome, Phase, Record, Recorder};
 use chaos_tests::plan::{Fault, Plan, PlannedFault, PointAction, Target};
 use chaos_tests::seed;
+use chaos_tests::workload::witness::Witnessed;
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -40,6 +41,7 @@ pub struct Nemesis {
     net: SimNet,
     wire: Wire,
     dial: Dial,
+    witnessed: Witnessed,
     recorder: Recorder,
     points: Points,
     now: Arc<AtomicU64>,
@@ -78,8 +80,8 @@ struct Making {
 }
 
 impl Nemesis {
-    /// The nemesis of a cluster.
-    pub fn of(cluster: &Cluster, plan: &Plan) -> Self {
+    /// The nemesis of a cluster whose witnesses are this far.
+    pub fn of(cluster: &Cluster, plan: &Plan, witnessed: Witnessed) -> Self {
         let world = cluster.world();
         Self {
             hands: cluster.hands().clone(),
@@ -87,6 +89,7 @@ impl Nemesis {
             net: world.net.clone(),
             wire: world.wire.clone(),
             dial: world.wire.dial(),
+            witnessed,
             recorder: cluster.recorder().clone(),
             points: world.points.clone(),
             now: Arc::clone(&world.now),
@@ -131,7 +134,6 @@ impl Nemesis {
 
     /// Starts a member and waits until it serves.
     pub async fn start(&self, member: Member) -> bool {
-        self.hands.expect_end(member, false);
         self.hands.order(member, Order::Start).await;
         let ready = async {
             while !self.hands.seen(member).ready {
@@ -343,7 +345,6 @@ impl Making {
     async fn start_again(&self) {
         self.tell(Phase::Healing);
         for member in &self.members {
-            self.nemesis.hands.expect_end(*member, false);
             self.nemesis.hands.order(*member, Order::Start).await;
         }
         self.tell(Phase::Healed("started again".into()));
@@ -749,7 +750,7 @@ impl Making {
         let hands = self.nemesis.hands.clone();
         let mut starts = Vec::new();
         for member in self.members.clone() {
-            hands.expect_end(member, true);
+            hands.excuse(member, self.number);
             starts.push(hands.seen(member).starts);
             if let Some((disk, _, _)) = self.nemesis.disk(member) {
                 fail(disk);
@@ -772,6 +773,7 @@ impl Making {
                 disk.heal();
                 mend(disk);
             }
+            hands.excuse_no_more(*member, self.number);
         }
         self.start_again().await;
     }
@@ -788,7 +790,7 @@ impl Making {
             let nemesis = self.nemesis.clone();
             let power_fails = self.chance.random::<bool>();
             let kept = self.chance.random::<u64>();
-            nemesis.hands.expect_end(member, true);
+            nemesis.hands.excuse(member, self.number);
             let crash = {
                 let nemesis = nemesis.clone();
                 move || nemesis.crash(member, power_fails.then_some(kept))
@@ -798,6 +800,9 @@ impl Making {
         self.hold().await;
         let disarm = |member: &Member| self.nemesis.points.disarm(*member);
         let hits: u64 = self.members.iter().map(disarm).sum();
+        for member in &self.members {
+            self.nemesis.hands.excuse_no_more(*member, self.number);
+        }
         self.tell(if hits > 0 {
             Phase::Proved(format!("it came to {point} {hits} times"))
         } else {
@@ -842,8 +847,14 @@ impl Making {
             Outcome::Ok(answer) => answer.header().revision,
             failed => return self.tell_answer(&failed),
         };
+        let revision = (revision - behind).max(1);
+        if !self.nemesis.witnessed.has(revision, PATIENCE).await {
+            return self.tell(without_effect(
+                "no witness has seen what would be forgotten",
+            ));
+        }
         let request = pb::CompactionRequest {
-            revision: (revision - behind).max(1),
+            revision,
             physical: false,
         };
         let asked = self.ask(member, request).await;

@@ -24,7 +24,7 @@ use crate::report;
 use crate::run::{Made, Run, write_json};
 use crate::verdict::{Judgement, Outcome, Verdict};
 use crate::workload::final_reads;
-use crate::workload::witness::Witnesses;
+use crate::workload::witness::{Witnessed, Witnesses};
 use crate::workload::{self, Context};
 
 /// When a client gives a call up.
@@ -123,6 +123,7 @@ async fn drive(
         patience: PATIENCE,
         pause: Duration::ZERO,
         stop: stopped,
+        witnessed: Witnessed::default(),
     };
     let mut witnesses = Witnesses::start(&context);
     let mut loads = JoinSet::new();
@@ -134,6 +135,7 @@ async fn drive(
         cluster.clone(),
         recorder.clone(),
         context.dial.clone(),
+        context.witnessed.clone(),
         plan.seed,
         is_over.clone(),
     ));

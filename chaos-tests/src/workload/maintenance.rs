@@ -19,6 +19,9 @@ pub const WORKLOAD: &str = "maintenance";
 /// How far behind the newest revision a compaction is asked for, at most.
 const BEHIND: i64 = 300;
 
+/// How far ahead of the newest revision that some member knows a revision is that none can have.
+const AHEAD: i64 = 1_000_000;
+
 /// Runs `clients` operators, each with a connection to every member.
 pub async fn run(context: Context, clients: u32) {
     let mut tasks = JoinSet::new();
@@ -88,15 +91,24 @@ impl Operator {
         };
         let revision = match self.chance.random_range(0..8) {
             0..=1 => newest,
-            2 => newest + 1000,
+            2 => newest + AHEAD,
             _ => newest - self.chance.random_range(0..BEHIND),
         };
+        if revision <= newest && !self.was_witnessed(revision).await {
+            return;
+        }
         let physical = self.chance.random_bool(0.3);
         self.anywhere(pb::CompactionRequest {
             revision: revision.max(1),
             physical,
         })
         .await;
+    }
+
+    /// Whether some witness has seen this revision, which can be compacted then without a loss to the log.
+    async fn was_witnessed(&self, revision: i64) -> bool {
+        let patience = self.context.patience;
+        self.context.witnessed.has(revision, patience).await
     }
 
     /// Compacts at the very revision at which a key was deleted, and watches from there at every member: the deletion has to
@@ -121,6 +133,9 @@ impl Operator {
         let Some(last) = self.anywhere(put).await else {
             return;
         };
+        if !self.was_witnessed(revision).await {
+            return;
+        }
         let physical = self.chance.random_bool(0.5);
         let compaction = pb::CompactionRequest { revision, physical };
         if self.anywhere(compaction).await.is_none() {

@@ -31,6 +31,7 @@ use crate::client::{Client, Dial};
 use crate::history::{Member, Recorder};
 use crate::plan::{Load, Workload};
 use crate::seed;
+use witness::Witnessed;
 
 /// Makes a load until it is to end.
 pub async fn start(load: &Load, mut context: Context) {
@@ -67,6 +68,8 @@ pub struct Context {
     pub pause: Duration,
     /// Turns true when the load is to end.
     pub stop: tokio::sync::watch::Receiver<bool>,
+    /// How far the witnesses are.
+    pub witnessed: Witnessed,
 }
 
 impl Context {

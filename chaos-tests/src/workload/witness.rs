@@ -27,6 +27,36 @@ const EMPTY: i64 = 1;
 /// The pause before a broken watch is opened again.
 const REOPEN: Duration = Duration::from_millis(100);
 
+/// How far the witnesses of a run are, together: one of them has seen this revision. Cheap to clone.
+///
+/// Who compacts keeps behind it. A witness that compaction overtakes goes on from the compact revision, so that its hole ends
+/// before what another has seen; by that, there is no revision that nobody saw.
+#[derive(Debug, Clone)]
+pub struct Witnessed(watch::Sender<i64>);
+
+impl Default for Witnessed {
+    fn default() -> Self {
+        Self(watch::Sender::new(EMPTY))
+    }
+}
+
+impl Witnessed {
+    fn saw(&self, revision: i64) {
+        self.0.send_if_modified(|seen| {
+            let is_further = revision > *seen;
+            *seen = revision.max(*seen);
+            is_further
+        });
+    }
+
+    /// Waits until `revision` was seen. False if it was not after `patience`.
+    pub async fn has(&self, revision: i64, patience: Duration) -> bool {
+        let mut seen = self.0.subscribe();
+        let seen = seen.wait_for(|seen| *seen >= revision);
+        tokio::time::timeout(patience, seen).await.is_ok()
+    }
+}
+
 /// The witnesses of a run. They go on after the load has ended, until [`Witnesses::stop`]; dropping them ends them, too.
 #[derive(Debug)]
 pub struct Witnesses {
@@ -139,6 +169,7 @@ async fn follow(
                 {
                     *next = last.mod_revision + 1;
                     seen.send_replace(last.mod_revision);
+                    context.witnessed.saw(last.mod_revision);
                 }
                 if response.canceled {
                     return;

@@ -41,6 +41,9 @@ pub(super) async fn compact(act: &mut Act, behind: i64) -> Result<(), Trouble> {
         if revision < 2 {
             return skip("there is no history to forget yet");
         }
+        if !act.scene.witnessed.has(revision, PATIENCE).await {
+            return skip("no witness has seen what would be forgotten");
+        }
         let request = pb::CompactionRequest {
             revision,
             physical: false,

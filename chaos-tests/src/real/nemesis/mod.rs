@@ -27,6 +27,7 @@ use crate::client::Dial;
 use crate::history::{FaultStep, Member, Phase, Record, Recorder};
 use crate::plan::{Fault, FileKind, PlannedFault, Target};
 use crate::seed;
+use crate::workload::witness::Witnessed;
 use damage::Harm;
 
 /// How long a leader is waited for when a fault is about the leader.
@@ -41,6 +42,8 @@ pub struct Scene {
     pub recorder: Recorder,
     /// How clients reach members.
     pub dial: Dial,
+    /// How far the witnesses are.
+    pub witnessed: Witnessed,
     /// The seed of the run.
     pub seed: u64,
     /// Turns true when every fault is to be healed.
@@ -54,6 +57,7 @@ impl Scene {
         cluster: Arc<Cluster>,
         recorder: Recorder,
         dial: Dial,
+        witnessed: Witnessed,
         seed: u64,
         over: watch::Receiver<bool>,
     ) -> Self {
@@ -61,6 +65,7 @@ impl Scene {
             cluster,
             recorder,
             dial,
+            witnessed,
             seed,
             over,
             on_the_network: AtomicUsize::new(0),
