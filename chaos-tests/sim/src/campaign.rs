@@ -1,17 +1,22 @@
-//! Many seeds, in a few processes at once: a process that dies takes one seed with it, and is told apart from one that ends.
+//! Many seeds, shared by a few processes: one that hangs or dies takes the seed it is at with it, and nothing else.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chaos_tests::history::Record;
-use chaos_tests::verdict::{Outcome, Verdict};
+use chaos_tests::plan::Plan;
+use chaos_tests::report::Summary;
+use chaos_tests::report::campaign::Campaign;
+use chaos_tests::report::totals::Totals;
+use chaos_tests::verdict::{Judgement, Outcome, Verdict};
 use serde::{Deserialize, Serialize};
 
+use crate::coverage;
 use crate::episode::{self, Episode};
 use crate::generate;
 
@@ -20,48 +25,18 @@ use crate::generate;
 pub struct Line {
     /// The seed.
     pub seed: u64,
-    /// What it proves; missing while it runs.
-    pub outcome: Option<Outcome>,
-    /// The first things that are wrong.
-    pub wrong: Vec<String>,
-    /// Milliseconds of simulated time.
-    pub simulated_ms: u64,
-    /// What was counted: operations, faults by kind, facts of checkers, messages.
-    pub counts: BTreeMap<String, u64>,
+    /// What it proves, and what it amounts to.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// What happened to messages.
+    pub messages: BTreeMap<String, u64>,
 }
 
 impl Line {
-    fn begun(seed: u64) -> Self {
-        Self {
-            seed,
-            outcome: None,
-            wrong: Vec::new(),
-            simulated_ms: 0,
-            counts: BTreeMap::new(),
-        }
-    }
-
-    fn failed(seed: u64, why: String) -> Self {
-        Self {
-            outcome: Some(Outcome::HarnessError),
-            wrong: vec![why],
-            ..Self::begun(seed)
-        }
-    }
-
     /// What came of this run.
-    pub fn of(seed: u64, episode: &Episode) -> Self {
-        let mut counts = BTreeMap::new();
-        for (kind, proved) in episode.faults() {
-            counts.insert(format!("fault {kind}"), proved);
-        }
-        for judgement in &episode.verdict.judgements {
-            for (fact, count) in &judgement.facts {
-                counts.insert(format!("{}: {fact}", judgement.checker), *count);
-            }
-        }
-        let messages = &episode.messages;
-        for (what, count) in [
+    fn of(episode: &Episode) -> Self {
+        let messages = episode.messages;
+        let messages = [
             ("delivered", messages.delivered),
             ("whole snapshots", messages.snapshots),
             ("stalled", messages.stalled),
@@ -71,58 +46,108 @@ impl Line {
             ("twice", messages.twice),
             ("replayed", messages.replayed),
             ("stale snapshots", messages.stale_snapshots),
-        ] {
-            counts.insert(format!("messages: {what}"), count);
-        }
-        episode.recorder.look(0, |records| {
-            for record in records {
-                if let Record::Operation(operation) = record {
-                    use chaos_tests::history::Outcome;
-                    let outcome = match operation.outcome {
-                        Outcome::Ok(_) => "ok",
-                        Outcome::Failed(_) => "failed",
-                        Outcome::Unknown(_) => "unknown",
-                    };
-                    *counts.entry(format!("operations {outcome}")).or_default() += 1;
-                }
-            }
-        });
+        ];
+        let named = messages.map(|(what, count)| (what.to_owned(), count));
         Self {
-            outcome: Some(episode.verdict.outcome),
-            wrong: wrong(&episode.verdict),
-            simulated_ms: episode.simulated_ms,
-            counts,
-            ..Self::begun(seed)
+            seed: episode.plan.seed,
+            summary: Summary {
+                verdict: episode.verdict.clone(),
+                totals: Totals::of(&episode.recorder.history()),
+            },
+            messages: named.into(),
         }
     }
-}
 
-/// The first things that are wrong with a verdict, by checker.
-fn wrong(verdict: &Verdict) -> Vec<String> {
-    const OF_EACH: usize = 3;
-    let mut wrong = Vec::new();
-    for judgement in &verdict.judgements {
-        let violations = judgement.violations.iter().map(|v| &v.what);
-        let all = violations
-            .chain(&judgement.harness_errors)
-            .chain(&judgement.inconclusive);
-        wrong.extend(
-            all.take(OF_EACH)
-                .map(|what| format!("{}: {what}", judgement.checker)),
-        );
+    /// A seed that came to no verdict.
+    fn failed(seed: u64, why: String) -> Self {
+        let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
+        harness.harness_errors.push(why);
+        Self {
+            seed,
+            summary: Summary {
+                verdict: Verdict::of(vec![harness], &[]),
+                totals: Totals::default(),
+            },
+            messages: BTreeMap::new(),
+        }
     }
-    let missed = verdict.missed.iter();
-    wrong.extend(missed.map(|(gate, counted)| {
-        format!(
-            "{} is {counted}, and has to be {}",
-            gate.fact, gate.at_least
-        )
-    }));
-    wrong
+
+    /// What it proves.
+    pub fn outcome(&self) -> Outcome {
+        self.summary.verdict.outcome
+    }
+
+    /// The first things that are wrong, by checker.
+    pub fn wrong(&self) -> Vec<String> {
+        const OF_EACH: usize = 3;
+        let verdict = &self.summary.verdict;
+        let mut wrong = Vec::new();
+        for judgement in &verdict.judgements {
+            let violations = judgement.violations.iter().map(|v| &v.what);
+            let all = violations
+                .chain(&judgement.harness_errors)
+                .chain(&judgement.inconclusive);
+            wrong.extend(
+                all.take(OF_EACH)
+                    .map(|what| format!("{}: {what}", judgement.checker)),
+            );
+        }
+        let missed = verdict.missed.iter();
+        wrong.extend(missed.map(|(gate, counted)| {
+            format!(
+                "{} is {counted}, and has to be {}",
+                gate.fact, gate.at_least
+            )
+        }));
+        wrong
+    }
 }
 
-/// Which seeds, and what to do with them.
+/// How a plan is run.
 #[derive(Debug, Clone)]
+pub struct Manner {
+    /// Twice, and both have to do the same.
+    pub twice: bool,
+    /// Keep its directory even if it is valid.
+    pub keep: bool,
+    /// Where directories go.
+    pub out: PathBuf,
+}
+
+impl Manner {
+    /// Runs a plan, in the directory `name` if it is kept.
+    ///
+    /// # Errors
+    /// It cannot be run, its directory not be written, or it does not do the same twice.
+    pub fn run(&self, plan: &Plan, name: &str) -> Result<Line> {
+        let episode = episode::run(plan)?;
+        let directory = self.out.join(name);
+        let save = |episode: &Episode, directory: &Path| {
+            let saved = episode.save(directory);
+            saved.with_context(|| directory.display().to_string())
+        };
+        if self.twice {
+            let again = episode::run(plan)?;
+            if let Some(difference) = episode.difference(&again)? {
+                save(&episode, &directory)?;
+                save(&again, &self.out.join(format!("{name}-again")))?;
+                bail!("it does not do the same twice: {difference}");
+            }
+        }
+        if self.keep || episode.verdict.outcome != Outcome::Valid {
+            save(&episode, &directory)?;
+        }
+        Ok(Line::of(&episode))
+    }
+}
+
+/// The name of the directory of a seed's run.
+pub fn name(seed: u64) -> String {
+    format!("sim-{seed}")
+}
+
+/// Which seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seeds {
     /// The first.
     pub from: u64,
@@ -130,125 +155,159 @@ pub struct Seeds {
     pub count: u64,
     /// The distance between two.
     pub stride: u64,
-    /// Run each twice and compare.
-    pub twice: bool,
-    /// A directory for those that are not valid.
-    pub out: PathBuf,
 }
 
 impl Seeds {
-    /// Runs them one after the other, telling each before and after.
+    /// Runs them one after the other, and tells what came of each.
     ///
     /// # Errors
     /// Nobody listens any more.
-    pub fn work(&self, mut tell: impl FnMut(&Line) -> Result<()>) -> Result<()> {
+    pub fn work(&self, manner: &Manner, mut tell: impl FnMut(&Line) -> Result<()>) -> Result<()> {
         for number in 0..self.count {
             let seed = self.from + number * self.stride;
-            tell(&Line::begun(seed))?;
-            let line = match self.one(seed) {
-                Ok(line) => line,
-                Err(error) => Line::failed(seed, format!("{error:#}")),
-            };
-            tell(&line)?;
+            let line = manner.run(&generate::plan(seed), &name(seed));
+            tell(&line.unwrap_or_else(|error| Line::failed(seed, format!("{error:#}"))))?;
         }
         Ok(())
     }
 
-    fn one(&self, seed: u64) -> Result<Line> {
-        let plan = generate::plan(seed);
-        let episode = episode::run(&plan)?;
-        if self.twice {
-            let again = episode::run(&plan)?;
-            if episode.fingerprint()? != again.fingerprint()? {
-                bail!("it did not do the same twice");
-            }
-        }
-        if episode.verdict.outcome != Outcome::Valid {
-            let directory = self.out.join(format!("sim-{seed}"));
-            let saved = episode.save(&directory);
-            saved.with_context(|| directory.display().to_string())?;
-        }
-        Ok(Line::of(seed, &episode))
+    /// Those for each of `jobs` processes.
+    fn shares(&self, jobs: u64) -> Vec<Self> {
+        let jobs = jobs.clamp(1, self.count.max(1));
+        let share = |job| Self {
+            from: self.from + job * self.stride,
+            count: (self.count + jobs - 1 - job) / jobs,
+            stride: self.stride * jobs,
+        };
+        (0..jobs).map(share).collect()
     }
 
-    /// Runs them in `jobs` processes of this program, each started with `worker` for its share.
+    fn take_first(&mut self) {
+        self.from += self.stride;
+        self.count -= 1;
+    }
+}
+
+/// How seeds are shared by processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Labour {
+    /// How many processes there are at a time.
+    pub jobs: u64,
+    /// How long one may be silent before it is killed: longer than any seed takes.
+    pub limit: Duration,
+    /// How often to tell of progress though nothing came.
+    pub tick: Duration,
+}
+
+impl Labour {
+    /// Runs seeds in processes that `worker` makes for a share. `tell` hears of each seed, and now and then of none.
     ///
     /// # Errors
     /// A process cannot be started.
+    #[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
     pub fn share(
         &self,
-        jobs: u64,
-        worker: impl Fn(&Self) -> Result<Command>,
-        mut tell: impl FnMut(&Total),
+        seeds: Seeds,
+        worker: impl Fn(&Seeds) -> Result<Command> + Sync,
+        mut tell: impl FnMut(&Total, Option<&Line>),
     ) -> Result<Total> {
-        let (sender, lines) = mpsc::channel();
-        let mut children = Vec::new();
-        for job in 0..jobs.clamp(1, self.count.max(1)) {
-            let share = Self {
-                from: self.from + job * self.stride,
-                count: (self.count + jobs - 1 - job) / jobs,
-                stride: self.stride * jobs,
-                ..self.clone()
-            };
-            children.push(follow(worker(&share)?, share, sender.clone())?);
-        }
-        drop(sender);
         let mut total = Total::default();
-        for line in lines {
-            total.add(line);
-            tell(&total);
-        }
-        for mut child in children {
-            child.wait()?;
-        }
+        let worker = &worker;
+        thread::scope(|scope| {
+            let (sender, lines) = mpsc::channel();
+            let foremen: Vec<_> = seeds
+                .shares(self.jobs)
+                .into_iter()
+                .map(|share| {
+                    let sender = sender.clone();
+                    scope.spawn(move || oversee(share, self.limit, worker, &sender))
+                })
+                .collect();
+            drop(sender);
+            loop {
+                match lines.recv_timeout(self.tick) {
+                    Ok(line) => {
+                        total.add(&line);
+                        tell(&total, Some(&line));
+                    }
+                    Err(RecvTimeoutError::Timeout) => tell(&total, None),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            for foreman in foremen {
+                match foreman.join() {
+                    Ok(ended) => ended?,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        total.campaign.missed = coverage::missing(&total);
         Ok(total)
     }
 }
 
-/// Reads what a process tells, and what it does not get to tell.
-#[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
-fn follow(mut command: Command, share: Seeds, sender: mpsc::Sender<Line>) -> Result<Child> {
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let output = child.stdout.take().context("a process without output")?;
-    std::thread::spawn(move || {
-        let mut under_way = None;
-        for text in BufReader::new(output).lines().map_while(Result::ok) {
-            let Ok(line) = serde_json::from_str::<Line>(&text) else {
-                continue;
+/// Has a share run to its end, in as many processes as that takes.
+fn oversee(
+    mut share: Seeds,
+    limit: Duration,
+    worker: impl Fn(&Seeds) -> Result<Command>,
+    sender: &Sender<Line>,
+) -> Result<()> {
+    while share.count > 0 {
+        let mut child = worker(&share)?.stdout(Stdio::piped()).spawn()?;
+        let told = listen(child.stdout.take().context("a process without output")?);
+        let hangs = loop {
+            match told.recv_timeout(limit) {
+                Ok(line) => {
+                    share.take_first();
+                    // Nobody waits for it any more if that fails.
+                    let _ = sender.send(line);
+                }
+                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+        };
+        if hangs {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        if share.count > 0 {
+            let why = if hangs {
+                format!("it did not end within {} s", limit.as_secs())
+            } else {
+                format!("its process ended: {status}")
             };
-            under_way = line.outcome.is_none().then_some(line.seed);
-            if line.outcome.is_some() && sender.send(line).is_err() {
+            let _ = sender.send(Line::failed(share.from, why));
+            share.take_first();
+        }
+    }
+    Ok(())
+}
+
+/// What a process tells. It ends with the process.
+#[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
+fn listen(output: ChildStdout) -> Receiver<Line> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for text in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Ok(line) = serde_json::from_str(&text)
+                && sender.send(line).is_err()
+            {
                 return;
             }
         }
-        if let Some(seed) = under_way {
-            let why = "the process died of it".to_owned();
-            let left = share.from + share.count * share.stride - seed;
-            let lost = left / share.stride;
-            let why = format!(
-                "{why}, and {} more seeds were not run",
-                lost.saturating_sub(1)
-            );
-            let _ = sender.send(Line {
-                outcome: Some(Outcome::Invalid),
-                ..Line::failed(seed, why)
-            });
-        }
     });
-    Ok(child)
+    lines
 }
 
 /// What came of all seeds so far.
 #[derive(Debug)]
 pub struct Total {
-    /// How many were run.
-    pub seeds: u64,
-    /// Those that are not valid.
-    pub bad: Vec<Line>,
-    /// Milliseconds of simulated time.
-    pub simulated_ms: u64,
-    /// Sums of everything counted.
-    pub counts: BTreeMap<String, u64>,
+    /// The runs, and their numbers together.
+    pub campaign: Campaign,
+    /// What happened to messages.
+    pub messages: BTreeMap<String, u64>,
     began: Instant,
 }
 
@@ -256,34 +315,21 @@ impl Default for Total {
     #[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
     fn default() -> Self {
         Self {
-            seeds: 0,
-            bad: Vec::new(),
-            simulated_ms: 0,
-            counts: BTreeMap::new(),
+            campaign: Campaign::default(),
+            messages: BTreeMap::new(),
             began: Instant::now(),
         }
     }
 }
 
 impl Total {
-    fn add(&mut self, line: Line) {
-        self.seeds += 1;
-        self.simulated_ms += line.simulated_ms;
-        for (what, count) in &line.counts {
-            *self.counts.entry(what.clone()).or_default() += count;
-        }
-        if line.outcome != Some(Outcome::Valid) {
-            self.bad.push(line);
-        }
-    }
-
-    /// The worst outcome of any seed.
-    pub fn outcome(&self) -> Outcome {
-        let worst = self.bad.iter().filter_map(|line| line.outcome).max();
-        match worst {
-            Some(worst) => worst,
-            None if self.seeds == 0 => Outcome::Inconclusive,
-            None => Outcome::Valid,
+    fn add(&mut self, line: &Line) {
+        let Summary { verdict, totals } = &line.summary;
+        let directory = name(line.seed).into();
+        self.campaign
+            .add(&format!("seed {}", line.seed), directory, verdict, totals);
+        for (what, count) in &line.messages {
+            *self.messages.entry(what.clone()).or_default() += count;
         }
     }
 
@@ -305,13 +351,73 @@ pub fn print(line: &Line, to: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Reads a plan and runs it, into a directory.
-///
-/// # Errors
-/// The plan cannot be read or run, or the directory not be written.
-pub fn replay(plan: &Path, out: &Path) -> Result<Episode> {
-    let plan = chaos_tests::run::read_json(plan)?;
-    let episode = episode::run(&plan)?;
-    episode.save(out)?;
-    Ok(episode)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SEEDS: Seeds = Seeds {
+        from: 10,
+        count: 7,
+        stride: 1,
+    };
+
+    /// A process that tells of its seeds one after another, and does `at` when it comes to seed 12.
+    fn worker(share: &Seeds, at: &str) -> Command {
+        let lines = (0..share.count).map(|number| {
+            let seed = share.from + number * share.stride;
+            let mut line = Line::failed(seed, String::new());
+            line.summary.verdict = Verdict::of(Vec::new(), &[]);
+            let line = serde_json::to_string(&line).expect("JSON");
+            let before = if seed == 12 { at } else { "" };
+            format!("{before}\necho '{line}'\n")
+        });
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(lines.collect::<String>());
+        command
+    }
+
+    /// What comes of seeds where a process does `at` when it comes to seed 12.
+    fn shared(jobs: u64, at: &str) -> Vec<(u64, Outcome, Vec<String>)> {
+        let labour = Labour {
+            jobs,
+            limit: Duration::from_secs(5),
+            tick: Duration::from_secs(60),
+        };
+        let mut told = Vec::new();
+        let tell = |_: &Total, line: Option<&Line>| {
+            told.extend(line.map(|line| (line.seed, line.outcome(), line.wrong())));
+        };
+        let total = labour.share(SEEDS, |share| Ok(worker(share, at)), tell);
+        let total = total.expect("processes");
+        assert_eq!(total.campaign.episodes.len(), 7);
+        let all: BTreeSet<u64> = told.iter().map(|(seed, _, _)| *seed).collect();
+        assert_eq!(all, (10..17).collect());
+        told.retain(|(_, outcome, _)| *outcome != Outcome::Valid);
+        told
+    }
+
+    #[test]
+    fn every_seed_is_run_once_however_many_processes_there_are() {
+        for jobs in [1, 2, 3, 100] {
+            assert_eq!(shared(jobs, ""), []);
+        }
+    }
+
+    #[test]
+    fn a_process_that_hangs_is_killed_and_costs_one_seed() {
+        let wrong = vec!["harness: it did not end within 5 s".to_owned()];
+        let hangs = (12, Outcome::HarnessError, wrong);
+        assert_eq!(shared(2, "exec sleep 1000"), [hangs]);
+    }
+
+    #[test]
+    fn a_process_that_dies_costs_one_seed() {
+        for jobs in [1, 2] {
+            let wrong = vec!["harness: its process ended: exit status: 7".to_owned()];
+            let dies = (12, Outcome::HarnessError, wrong);
+            assert_eq!(shared(jobs, "exit 7"), [dies]);
+        }
+    }
 }

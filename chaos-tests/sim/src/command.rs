@@ -3,12 +3,20 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use chaos_tests::report::campaign::text;
+use chaos_tests::report::words;
+use chaos_tests::run::read_json;
 use chaos_tests::verdict::Outcome;
 use clap::Args;
 
-use crate::campaign::{self, Line, Seeds, Total};
+use crate::campaign::{self, Labour, Line, Manner, Seeds, Total};
+use crate::generate;
+
+/// How often progress is told where no terminal shows it.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs simulated clusters from seeds, in one thread each and faster than time: the same seed does the same again.
 #[derive(Debug, Args)]
@@ -31,6 +39,9 @@ pub struct Sim {
     /// Run every seed twice: that they do the same is a part of the verdict.
     #[arg(long)]
     twice: bool,
+    /// After how many seconds a run is killed and its seed given up.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    limit: u64,
     /// Where the directories of runs go that are not valid.
     #[arg(long, default_value = "out")]
     out: PathBuf,
@@ -50,29 +61,39 @@ impl Sim {
     pub fn run(self) -> Result<Outcome> {
         if self.worker {
             self.seeds()
-                .work(|line| campaign::print(line, &mut stdout()))?;
+                .work(&self.manner(), |line| campaign::print(line, &mut stdout()))?;
             return Ok(Outcome::Valid);
         }
         if let Some(plan) = &self.plan {
-            let episode = campaign::replay(plan, &self.out.join("sim-replay"))?;
-            return self.told(&Line::of(episode.plan.seed, &episode));
+            let line = self.manner().run(&read_json(plan)?, "sim-replay")?;
+            return told(&line);
         }
         if let Some(seed) = self.seed {
-            let plan = crate::generate::plan(seed);
-            let episode = crate::episode::run(&plan)?;
-            episode.save(&self.out.join(format!("sim-{seed}")))?;
-            return self.told(&Line::of(seed, &episode));
+            let plan = generate::plan(seed);
+            let line = self.manner().run(&plan, &campaign::name(seed))?;
+            return told(&line);
         }
-        let total = self
-            .seeds()
-            .share(self.jobs, |share| self.command(share), progress)?;
+        let labour = Labour {
+            jobs: self.jobs,
+            limit: Duration::from_secs(self.limit),
+            tick: TELL_EVERY,
+        };
+        let mut progress = Progress::begin(self.seeds);
+        let total = labour.share(
+            self.seeds(),
+            |share| self.command(share),
+            |total, line| progress.tell(total, line),
+        )?;
+        progress.end();
         let mut out = stdout().lock();
-        writeln!(stderr())?;
-        for line in &total.bad {
-            self.tell(line, &mut out)?;
-        }
-        summary(&total, &mut out)?;
-        Ok(total.outcome())
+        write!(out, "{}", text(&total.campaign))?;
+        let messages = total.messages.iter();
+        let messages = messages.map(|(what, count)| format!("{} {what}", words::number(*count)));
+        let messages: Vec<String> = messages.collect();
+        writeln!(out, "messages: {}", messages.join(", "))?;
+        let outcome = total.campaign.outcome();
+        writeln!(out, "{outcome} in {:.0} s", total.elapsed().as_secs_f64())?;
+        Ok(outcome)
     }
 
     fn seeds(&self) -> Seeds {
@@ -80,7 +101,13 @@ impl Sim {
             from: self.from,
             count: self.seeds,
             stride: self.stride,
+        }
+    }
+
+    fn manner(&self) -> Manner {
+        Manner {
             twice: self.twice,
+            keep: self.seed.is_some() || self.plan.is_some(),
             out: self.out.clone(),
         }
     }
@@ -92,66 +119,91 @@ impl Sim {
         command.args(["--from", &share.from.to_string()]);
         command.args(["--seeds", &share.count.to_string()]);
         command.args(["--stride", &share.stride.to_string()]);
-        command.arg("--out").arg(&share.out);
-        if share.twice {
+        command.arg("--out").arg(&self.out);
+        if self.twice {
             command.arg("--twice");
         }
         Ok(command)
     }
-
-    fn told(&self, line: &Line) -> Result<Outcome> {
-        let mut out = stdout().lock();
-        self.tell(line, &mut out)?;
-        for (what, count) in &line.counts {
-            writeln!(out, "  {what}: {count}")?;
-        }
-        Ok(line.outcome.unwrap_or(Outcome::HarnessError))
-    }
-
-    fn tell(&self, line: &Line, out: &mut impl Write) -> Result<()> {
-        let outcome = line.outcome.unwrap_or(Outcome::HarnessError);
-        writeln!(out, "seed {}: {outcome}", line.seed)?;
-        for what in &line.wrong {
-            writeln!(out, "  {what}")?;
-        }
-        if outcome != Outcome::Valid {
-            writeln!(out, "  replay: chaos sim --seed {}", line.seed)?;
-        }
-        Ok(())
-    }
 }
 
-fn progress(total: &Total) {
-    let mut err = stderr().lock();
-    let seconds = total.elapsed().as_secs_f64();
-    let simulated = total.simulated_ms as f64 / 1000.0;
-    let text = format!(
-        "{} seeds, {} not valid, {simulated:.0} simulated seconds in {seconds:.0}",
-        total.seeds,
-        total.bad.len(),
-    );
-    // Progress that nobody sees is nothing to fail for.
-    let _ = if err.is_terminal() {
-        write!(err, "\r{text}")
-    } else if total.seeds.is_multiple_of(100) {
-        writeln!(err, "{text}")
-    } else {
-        Ok(())
-    };
+/// Tells of a single run, with all that was counted in it.
+fn told(line: &Line) -> Result<Outcome> {
+    let mut out = stdout().lock();
+    tell(line, &mut out)?;
+    for judgement in &line.summary.verdict.judgements {
+        for (fact, count) in &judgement.facts {
+            writeln!(out, "  {}/{fact}: {count}", judgement.checker)?;
+        }
+    }
+    for (what, count) in &line.messages {
+        writeln!(out, "  messages {what}: {count}")?;
+    }
+    Ok(line.outcome())
 }
 
-fn summary(total: &Total, out: &mut impl Write) -> Result<()> {
-    let hours = total.simulated_ms as f64 / 3_600_000.0;
-    let seconds = total.elapsed().as_secs_f64();
-    writeln!(
-        out,
-        "{}: {} seeds, {} not valid, {hours:.2} simulated hours in {seconds:.0} s",
-        total.outcome(),
-        total.seeds,
-        total.bad.len(),
-    )?;
-    for (what, count) in &total.counts {
-        writeln!(out, "  {what}: {count}")?;
+fn tell(line: &Line, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "seed {}: {}", line.seed, line.outcome())?;
+    for what in line.wrong() {
+        writeln!(out, "  {what}")?;
+    }
+    if line.outcome() != Outcome::Valid {
+        writeln!(out, "  replay: chaos sim --seed {}", line.seed)?;
     }
     Ok(())
+}
+
+/// What is told while seeds are run: of those that are not valid at once, and of how far it is.
+struct Progress {
+    seeds: u64,
+    is_terminal: bool,
+    told: Instant,
+}
+
+impl Progress {
+    #[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
+    fn begin(seeds: u64) -> Self {
+        Self {
+            seeds,
+            is_terminal: stderr().is_terminal(),
+            told: Instant::now(),
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
+    fn tell(&mut self, total: &Total, line: Option<&Line>) {
+        let mut err = stderr().lock();
+        // Progress that nobody sees is nothing to fail for.
+        if let Some(line) = line.filter(|line| line.outcome() != Outcome::Valid) {
+            if self.is_terminal {
+                let _ = writeln!(err);
+            }
+            let _ = tell(line, &mut err);
+        }
+        if !self.is_terminal && self.told.elapsed() < TELL_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        let episodes = &total.campaign.episodes;
+        let bad = episodes.iter().filter(|e| e.outcome != Outcome::Valid);
+        let text = format!(
+            "{} of {} seeds, {} not valid, {:.0} simulated seconds in {:.0}",
+            words::number(episodes.len() as u64),
+            words::number(self.seeds),
+            bad.count(),
+            total.campaign.totals.duration_ms as f64 / 1000.0,
+            total.elapsed().as_secs_f64(),
+        );
+        let _ = if self.is_terminal {
+            write!(err, "\r{text}")
+        } else {
+            writeln!(err, "{text}")
+        };
+    }
+
+    fn end(self) {
+        if self.is_terminal {
+            let _ = writeln!(stderr());
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! One plan, from the start of the cluster to the verdict.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use chaos_tests::report;
 use chaos_tests::run::{Made, Run, write_json};
 use chaos_tests::seed;
 use chaos_tests::verdict::{Judgement, Verdict, Violation};
-use chaos_tests::workload::witness::Witnesses;
+use chaos_tests::workload::witness::{Witnessed, Witnesses};
 use chaos_tests::workload::{self, Context, final_reads};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -60,20 +59,30 @@ pub struct Episode {
 }
 
 impl Episode {
-    /// A hash over the whole history and the trace: the same for the same seed.
+    /// What another run of the same plan did otherwise, if anything.
     ///
     /// # Errors
     /// A record cannot be written down.
-    pub fn fingerprint(&self) -> Result<u64> {
-        let mut hasher = DefaultHasher::new();
-        self.trace.hash(&mut hasher);
+    pub fn difference(&self, other: &Self) -> serde_json::Result<Option<String>> {
+        let (mine, theirs) = (self.written()?, other.written()?);
+        let pairs = mine.iter().zip(&theirs);
+        let same = pairs.take_while(|(mine, theirs)| mine == theirs).count();
+        if same < mine.len().max(theirs.len()) {
+            let of = |records: &[String]| {
+                let record = records.get(same).map_or("nothing", String::as_str);
+                record.chars().take(300).collect::<String>()
+            };
+            let (mine, theirs) = (of(&mine), of(&theirs));
+            return Ok(Some(format!("record {same} is {mine}, and then {theirs}")));
+        }
+        let differs = self.trace != other.trace;
+        Ok(differs.then(|| "its members told each other something else".to_owned()))
+    }
+
+    fn written(&self) -> serde_json::Result<Vec<String>> {
         self.recorder.look(0, |records| {
-            for record in records {
-                serde_json::to_vec(record)?.hash(&mut hasher);
-            }
-            Ok::<_, serde_json::Error>(())
-        })?;
-        Ok(hasher.finish())
+            records.iter().map(serde_json::to_string).collect()
+        })
     }
 
     /// Writes its directory, as of any run.
@@ -120,10 +129,11 @@ pub fn run(plan: &Plan) -> Result<Episode> {
         patience: PATIENCE,
         pause: Duration::from_millis(20),
         stop: stopped,
+        witnessed: Witnessed::default(),
     };
     let story = Story {
         plan: plan.clone(),
-        nemesis: Nemesis::of(&cluster, plan),
+        nemesis: Nemesis::of(&cluster, plan, context.witnessed.clone()),
         hands: cluster.hands().clone(),
         context,
         stop,

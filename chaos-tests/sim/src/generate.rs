@@ -1,5 +1,7 @@
 //! From a seed to a plan for the simulation: a few kinds of faults and of load, often, rather than all of them at once.
 
+use std::collections::BTreeSet;
+
 use chaos_tests::generate::someone;
 use chaos_tests::plan::{
     DiskKind, Fault, Load, Plan, PlannedFault, PointAction, Server, Target, Workload,
@@ -173,6 +175,13 @@ pub fn plan(seed: u64) -> Plan {
     }
 }
 
+/// The kinds of faults that plans are drawn from.
+pub fn kinds() -> BTreeSet<String> {
+    let mut chance = seed::stream(0, "kinds");
+    let kinds = KINDS.iter().map(|kind| (kind.make)(&mut chance).kind());
+    kinds.collect()
+}
+
 fn server(chance: &mut SmallRng) -> Server {
     const TIMINGS: [(u64, u64); 4] = [(100, 1000), (100, 1000), (50, 500), (30, 300)];
     let (heartbeat_ms, election_ms) = *TIMINGS.choose(chance).unwrap_or(&(100, 1000));
@@ -251,8 +260,6 @@ fn faults(members: u64, duration_ms: u64, chance: &mut SmallRng) -> Vec<PlannedF
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -266,9 +273,7 @@ mod tests {
         let plans: Vec<Plan> = (0..1000).map(plan).collect();
         let faults = plans.iter().flat_map(|plan| &plan.faults);
         let faults: BTreeSet<String> = faults.map(|planned| planned.fault.kind()).collect();
-        let mut chance = seed::stream(0, "names");
-        let kinds = KINDS.iter().map(|kind| (kind.make)(&mut chance).kind());
-        assert_eq!(faults, kinds.collect());
+        assert_eq!(faults, kinds());
         let loads = plans.iter().flat_map(|plan| &plan.workloads);
         let loads: BTreeSet<Workload> = loads.map(|load| load.workload).collect();
         assert_eq!(loads.len(), 9);

@@ -9,6 +9,7 @@
 pub mod campaign;
 pub mod cluster;
 pub mod command;
+mod coverage;
 pub mod episode;
 pub mod generate;
 pub mod invariants;

@@ -34,6 +34,12 @@ pub struct Campaign {
     pub totals: Totals,
     /// How many facts of each kind the checkers examined, by checker and fact.
     pub facts: BTreeMap<String, u64>,
+    /// How many facts each checker examined.
+    #[serde(default)]
+    pub examined: BTreeMap<String, u64>,
+    /// What all runs together should have met, and did not.
+    #[serde(default)]
+    pub missed: Vec<String>,
 }
 
 impl Campaign {
@@ -42,6 +48,8 @@ impl Campaign {
         self.totals.add(totals);
         let mut broken = BTreeMap::new();
         for judgement in &verdict.judgements {
+            let examined = self.examined.entry(judgement.checker.clone()).or_default();
+            *examined += judgement.facts.values().sum::<u64>();
             for (fact, count) in &judgement.facts {
                 *self
                     .facts
@@ -61,10 +69,14 @@ impl Campaign {
         });
     }
 
-    /// The gravest verdict; inconclusive if nothing was run.
+    /// The gravest verdict; inconclusive if nothing was run, or something missed.
     pub fn outcome(&self) -> Outcome {
-        let gravest = self.episodes.iter().map(|episode| episode.outcome).max();
-        gravest.unwrap_or(Outcome::Inconclusive)
+        let outcomes = self.episodes.iter().map(|episode| episode.outcome);
+        let is_enough = !self.episodes.is_empty() && self.missed.is_empty();
+        outcomes
+            .chain((!is_enough).then_some(Outcome::Inconclusive))
+            .max()
+            .unwrap_or(Outcome::Inconclusive)
     }
 
     /// A line for the terminal when a run has ended.
@@ -142,6 +154,7 @@ pub fn text(campaign: &Campaign) -> String {
         ),
     );
     for (name, kinds) in [
+        ("ended by faults", &totals.ended),
         ("faults proved", &totals.proved),
         ("faults not proved", &totals.unproved),
         ("faults skipped", &totals.skipped),
@@ -176,6 +189,9 @@ pub fn text(campaign: &Campaign) -> String {
             episode.directory.display(),
             episode.why.as_deref().unwrap_or_default()
         );
+    }
+    for missed in &campaign.missed {
+        let _ = writeln!(out, "MISSED {missed}");
     }
     let _ = writeln!(out, "{}", campaign.outcome());
     out

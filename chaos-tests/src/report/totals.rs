@@ -31,6 +31,9 @@ pub struct Totals {
     pub leader_changes: u64,
     /// Processes that were started.
     pub starts: u64,
+    /// Processes that a fault ended, by how they ended.
+    #[serde(default)]
+    pub ended: BTreeMap<String, u64>,
     /// Processes that ended without a fault that explains it.
     pub unexpected_ends: u64,
 }
@@ -68,8 +71,11 @@ impl Totals {
         for step in &history.members {
             match &step.event {
                 MemberEvent::Started { .. } => totals.starts += 1,
-                MemberEvent::Ended { expected, .. } => {
-                    totals.unexpected_ends += u64::from(!expected);
+                MemberEvent::Ended {
+                    expected: false, ..
+                } => totals.unexpected_ends += 1,
+                MemberEvent::Ended { status, .. } => {
+                    *totals.ended.entry(status.clone()).or_default() += 1;
                 }
                 // A member that was cut off goes on to believe for a while; only a later term counts as a change.
                 MemberEvent::Status {
@@ -108,6 +114,7 @@ impl Totals {
         self.starts += other.starts;
         self.unexpected_ends += other.unexpected_ends;
         for (mine, theirs) in [
+            (&mut self.ended, &other.ended),
             (&mut self.proved, &other.proved),
             (&mut self.unproved, &other.unproved),
             (&mut self.skipped, &other.skipped),

@@ -25,7 +25,8 @@ impl Quick {
         if self.sim_seeds > 0 {
             let seeds = self.sim_seeds.to_string();
             let from = self.seed.to_string();
-            let simulated = series.ask(&["sim", "--seeds", &seeds, "--from", &from])?;
+            let simulated = ["sim", "--twice", "--seeds", &seeds, "--from", &from];
+            let simulated = series.ask(&simulated)?;
             outcome = outcome.max(simulated);
         }
         for plan in campaign::quick(self.seed) {
