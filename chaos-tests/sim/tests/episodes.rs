@@ -50,7 +50,13 @@ fn a_seed_does_the_same_twice_and_breaks_no_promise() {
             },
         ),
         (2500, 300, Fault::PowerCut { target }),
-        (4500, 1000, Fault::Pause { target }),
+        (
+            5200,
+            800,
+            Fault::Pause {
+                target: Target::Any,
+            },
+        ),
         (
             500,
             5000,
