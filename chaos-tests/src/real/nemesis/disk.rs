@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 use tokio::sync::oneshot;
 
-use super::process::{kill_all, start_again};
+use super::process::{kill_all, settle, start_again};
 use super::{Act, Trouble, need, skip};
 use crate::plan::{DiskKind, Target};
 use crate::real::disk::{self, Disk};
@@ -83,6 +83,7 @@ pub(super) async fn full(act: &mut Act, target: Target) -> Result<(), Trouble> {
         plant(&probe, true).context("the disk is still full")?;
         fs::remove_file(probe)?;
     }
+    settle(&nodes).await;
     drop(excuses);
     let text = start_again(&nodes).await?;
     act.healed(format!("writes go through; {text}"));

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::process::start_again;
+use super::process::{settle, start_again};
 use super::{Act, Trouble, skip};
 use crate::plan::Target;
 use crate::real::net::{CLIENT_PORT, Place};
@@ -76,6 +76,7 @@ pub(super) async fn memory(act: &mut Act, target: Target, spare_mib: u64) -> Res
     for group in &groups {
         fs::write(group.join("memory.limit_in_bytes"), "-1")?;
     }
+    settle(&nodes).await;
     let ended = nodes.iter().filter(|node| !node.runs()).count();
     drop(excuses);
     let text = start_again(&nodes).await?;
@@ -126,6 +127,7 @@ pub(super) async fn descriptors(act: &mut Act, target: Target, spare: u64) -> Re
         // One that ended took its limit along.
         let _ = prlimit(Some(process), Resource::Nofile, old);
     }
+    settle(&nodes).await;
     drop(excuses);
     let text = start_again(&nodes).await?;
     act.healed(format!("no limit any more; {text}"));

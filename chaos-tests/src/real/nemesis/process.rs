@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rand::Rng;
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -169,6 +170,12 @@ pub(super) async fn kill_all(nodes: &[Arc<Node>]) {
     for node in nodes {
         node.kill().await;
     }
+}
+
+/// Waits a little for those that are about to end of what was done to them.
+pub(super) async fn settle(nodes: &[Arc<Node>]) {
+    const SETTLES: Duration = Duration::from_secs(2);
+    join_all(nodes.iter().map(|node| node.ended(SETTLES))).await;
 }
 
 /// Starts those that do not run.

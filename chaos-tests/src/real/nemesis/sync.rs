@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::process::start_again;
+use super::process::{settle, start_again};
 use super::{Act, Trouble, need};
 use crate::plan::Target;
 use crate::real::host::program;
@@ -64,6 +64,7 @@ pub(super) async fn fail(act: &mut Act, target: Target, when: u64) -> Result<(),
     for tracer in tracers {
         tracer.detach().await?;
     }
+    settle(&nodes).await;
     let ended = nodes.iter().filter(|node| !node.runs()).count();
     drop(excuses);
     let text = start_again(&nodes).await?;
