@@ -1,11 +1,11 @@
 //! Many seeds, shared by a few processes: one that hangs or dies takes the seed it is at with it, and nothing else.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, BufReader, Write, stderr};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -255,8 +255,13 @@ fn oversee(
     sender: &Sender<Line>,
 ) -> Result<()> {
     while share.count > 0 {
-        let mut child = worker(&share)?.stdout(Stdio::piped()).spawn()?;
+        let mut command = worker(&share)?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let told = listen(child.stdout.take().context("a process without output")?);
+        let complaints = pass_on(child.stderr.take().context("a process without output")?);
         let hangs = loop {
             match told.recv_timeout(limit) {
                 Ok(line) => {
@@ -276,7 +281,9 @@ fn oversee(
             let why = if hangs {
                 format!("it did not end within {} s", limit.as_secs())
             } else {
-                format!("its process ended: {status}")
+                // A panic ends the process where the build has it so.
+                let last = complaints.join().unwrap_or_default();
+                format!("its process ended: {status}; the last it said: {last}")
             };
             let _ = sender.send(Line::failed(share.from, why));
             share.take_first();
@@ -299,6 +306,22 @@ fn listen(output: ChildStdout) -> Receiver<Line> {
         }
     });
     lines
+}
+
+/// Passes on what a process complains of, and gives the last lines of it in the end.
+#[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
+fn pass_on(errors: ChildStderr) -> JoinHandle<String> {
+    const KEPT: usize = 3;
+    thread::spawn(move || {
+        let mut last = VecDeque::new();
+        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+            // Nothing that anybody hears is nothing to fail for.
+            let _ = writeln!(stderr(), "{line}");
+            last.push_back(line);
+            last.drain(..last.len().saturating_sub(KEPT));
+        }
+        Vec::from(last).join(" ")
+    })
 }
 
 /// What came of all seeds so far.
@@ -415,9 +438,9 @@ mod tests {
     #[test]
     fn a_process_that_dies_costs_one_seed() {
         for jobs in [1, 2] {
-            let wrong = vec!["harness: its process ended: exit status: 7".to_owned()];
-            let dies = (12, Outcome::HarnessError, wrong);
-            assert_eq!(shared(jobs, "exit 7"), [dies]);
+            let why = "harness: its process ended: exit status: 7; the last it said: it panicked";
+            let dies = (12, Outcome::HarnessError, vec![why.to_owned()]);
+            assert_eq!(shared(jobs, "echo it panicked >&2; exit 7"), [dies]);
         }
     }
 }
