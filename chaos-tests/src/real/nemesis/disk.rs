@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -181,21 +182,25 @@ fn is_planted(path: &Path) -> bool {
 
 /// Takes all space there is; whether none is left.
 fn fill(path: &PathBuf) -> anyhow::Result<bool> {
-    let mut file = File::create(path)?;
-    let mut end = 0;
-    let mut step = 256 << 20;
-    while step >= 1 << 20 {
-        match fallocate(&file, FallocateFlags::empty(), end, step) {
-            Ok(()) => end += step,
-            Err(_) => step /= 2,
-        }
-    }
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(end))?;
+    let file = File::create(path)?;
     let block = vec![1; 64 << 10];
-    // More than there can be left.
-    for _ in 0..64 {
-        if let Err(error) = file.write_all(&block).and_then(|()| file.sync_data()) {
-            return Ok(error.kind() == ErrorKind::StorageFull);
+    let mut end = 0;
+    // The member may give space back meanwhile.
+    for _ in 0..16 {
+        let mut step = 256 << 20;
+        while step >= 1 << 20 {
+            match fallocate(&file, FallocateFlags::empty(), end, step) {
+                Ok(()) => end += step,
+                Err(_) => step /= 2,
+            }
+        }
+        // More than there can be left.
+        for _ in 0..64 {
+            let written = file.write_all_at(&block, end);
+            if let Err(error) = written.and_then(|()| file.sync_data()) {
+                return Ok(error.kind() == ErrorKind::StorageFull);
+            }
+            end += 64 << 10;
         }
     }
     Ok(false)
