@@ -325,12 +325,13 @@ fn pass_on(errors: ChildStderr) -> JoinHandle<String> {
 }
 
 /// What came of all seeds so far.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Total {
     /// The runs, and their numbers together.
     pub campaign: Campaign,
     /// What happened to messages.
     pub messages: BTreeMap<String, u64>,
+    #[serde(skip)]
     began: Instant,
 }
 

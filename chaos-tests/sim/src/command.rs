@@ -1,14 +1,14 @@
 //! `chaos sim`: simulated runs from the command line.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use chaos_tests::report::campaign::text;
 use chaos_tests::report::words;
-use chaos_tests::run::read_json;
+use chaos_tests::run::{read_json, write_json};
 use chaos_tests::verdict::Outcome;
 use clap::Args;
 
@@ -78,13 +78,13 @@ impl Sim {
             limit: Duration::from_secs(self.limit),
             tick: TELL_EVERY,
         };
-        let mut progress = Progress::begin(self.seeds);
+        let mut progress = Progress::begin(self.seeds, &self.out);
         let total = labour.share(
             self.seeds(),
             |share| self.command(share),
             |total, line| progress.tell(total, line),
         )?;
-        progress.end();
+        progress.end(&total)?;
         let mut out = stdout().lock();
         write!(out, "{}", text(&total.campaign))?;
         let messages = total.messages.iter();
@@ -156,15 +156,20 @@ fn tell(line: &Line, out: &mut impl Write) -> std::io::Result<()> {
 /// What is told while seeds are run: of those that are not valid at once, and of how far it is.
 struct Progress {
     seeds: u64,
+    /// Where all is written down now and then, for campaigns that somebody ends before their time.
+    file: PathBuf,
     is_terminal: bool,
     told: Instant,
+    written: Instant,
 }
 
 impl Progress {
     #[allow(clippy::disallowed_methods, reason = "outside of any simulation")]
-    fn begin(seeds: u64) -> Self {
+    fn begin(seeds: u64, out: &Path) -> Self {
         Self {
             seeds,
+            file: out.join("sim-campaign.json"),
+            written: Instant::now(),
             is_terminal: stderr().is_terminal(),
             told: Instant::now(),
         }
@@ -179,6 +184,10 @@ impl Progress {
                 let _ = writeln!(err);
             }
             let _ = tell(line, &mut err);
+        }
+        if self.written.elapsed() >= TELL_EVERY {
+            self.written = Instant::now();
+            let _ = self.save(total);
         }
         if !self.is_terminal && self.told.elapsed() < TELL_EVERY {
             return;
@@ -201,9 +210,17 @@ impl Progress {
         };
     }
 
-    fn end(self) {
+    fn save(&self, total: &Total) -> std::io::Result<()> {
+        if let Some(out) = self.file.parent() {
+            std::fs::create_dir_all(out)?;
+        }
+        write_json(&self.file, total)
+    }
+
+    fn end(self, total: &Total) -> std::io::Result<()> {
         if self.is_terminal {
             let _ = writeln!(stderr());
         }
+        self.save(total)
     }
 }
