@@ -167,7 +167,7 @@ async fn judge(program: Option<Program>, known: &[&str]) {
         check::lease::judge(&history, slack),
         check::exclusion::judge(&history),
         check::waiters::judge(&history),
-        check::election::judge(&history),
+        check::election::judge(&history, false),
         check::queue::judge(&history),
         check::barrier::judge(&history),
     ];

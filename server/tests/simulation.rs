@@ -8,8 +8,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_proto::etcdserverpb::{LeaseGrantRequest, PutRequest};
+use baton_proto::etcdserverpb::kv_client::KvClient;
+use baton_proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest,
+};
 use baton_proto::log::{self, command::Op};
+use baton_proto::v3electionpb::election_client::ElectionClient;
+use baton_proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use baton_state_machine::{Response, RowChange, Table};
 use batond::apply_loop::APPLIED_KEY;
 use batond::core::Core;
@@ -24,8 +29,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
+use tonic::Streaming;
+use tonic::service::Routes;
 
-use sim_cluster::{Cluster, ELECTION, MEMBERS, all_keys, node_options, with_cluster};
+use sim_cluster::{Cluster, ELECTION, MEMBERS, all_keys, node_options, services, with_cluster};
 
 const CLIENTS: u64 = 8;
 
@@ -665,6 +672,93 @@ fn a_waiter_whose_turn_came_in_a_snapshot_is_told_so() {
         told.expect("it is told")
             .unwrap()
             .expect("its key is there");
+        assert!(cluster.net.snapshots() > 0, "it needed no snapshot");
+    });
+}
+
+/// The candidates of an election, who lead one after the other.
+struct Candidates(KvClient<Routes>);
+
+impl Candidates {
+    async fn comes(&mut self, number: u8) {
+        let put = PutRequest {
+            key: format!("post/{number}").into(),
+            value: vec![number].into(),
+            ..PutRequest::default()
+        };
+        self.0.put(put).await.expect("a put");
+    }
+
+    /// Gives the revision.
+    async fn goes(&mut self, number: u8) -> i64 {
+        let delete = DeleteRangeRequest {
+            key: format!("post/{number}").into(),
+            ..DeleteRangeRequest::default()
+        };
+        let deleted = self.0.delete_range(delete).await.expect("a deletion");
+        deleted.into_inner().header.expect("a header").revision
+    }
+
+    async fn compact(&mut self, revision: i64) {
+        let request = CompactionRequest {
+            revision,
+            ..CompactionRequest::default()
+        };
+        self.0.compact(request).await.expect("a compaction");
+    }
+}
+
+async fn observe(cluster: &Cluster, member: u64) -> Streaming<LeaderResponse> {
+    let name = "post".into();
+    let mut client = ElectionClient::new(services(cluster, member));
+    let observed = client.observe(LeaderRequest { name }).await;
+    observed.expect("a stream").into_inner()
+}
+
+/// The number of the candidate that is told of next.
+async fn told(observed: &mut Streaming<LeaderResponse>) -> u8 {
+    let response = observed.message().await.expect("no error");
+    response.expect("an open stream").kv.expect("a pair").value[0]
+}
+
+#[test]
+fn an_observer_is_told_leaders_of_compacted_revisions_that_are_recent() {
+    with_cluster(8, |cluster| async move {
+        let mut candidates = Candidates(KvClient::new(services(&cluster, cluster.leader())));
+        candidates.comes(1).await;
+        let mut observed = observe(&cluster, cluster.leader()).await;
+        assert_eq!(told(&mut observed).await, 1);
+        candidates.comes(2).await;
+        candidates.goes(1).await;
+        candidates.comes(3).await;
+        let gone_at = candidates.goes(2).await;
+        candidates.compact(gone_at).await;
+        assert_eq!(told(&mut observed).await, 2);
+        assert_eq!(told(&mut observed).await, 3);
+    });
+}
+
+#[test]
+fn an_observer_that_a_snapshot_overtook_is_told_every_leader_since_the_compaction() {
+    with_cluster(9, |cluster| async move {
+        let leader = cluster.leader();
+        let away = leader % MEMBERS + 1;
+        let mut candidates = Candidates(KvClient::new(services(&cluster, leader)));
+        candidates.comes(1).await;
+        let mut observed = observe(&cluster, away).await;
+        assert_eq!(told(&mut observed).await, 1);
+        cluster.net.cut(|a, b| a == away || b == away);
+        candidates.comes(2).await;
+        candidates.goes(1).await;
+        candidates.comes(3).await;
+        let gone_at = candidates.goes(2).await;
+        candidates.comes(4).await;
+        candidates.goes(3).await;
+        candidates.compact(gone_at).await;
+        cluster.put(600).await;
+        cluster.net.cut(|_, _| false);
+        assert_eq!(told(&mut observed).await, 3);
+        assert_eq!(told(&mut observed).await, 4);
         assert!(cluster.net.snapshots() > 0, "it needed no snapshot");
     });
 }

@@ -30,3 +30,11 @@ fn what_a_failed_sync_left_unwritten_is_not_built_upon() {
         Vec::<String>::new()
     );
 }
+
+#[test]
+fn an_observer_that_compaction_overtook_skips_nothing_that_can_be_told() {
+    assert_eq!(
+        broken("observer-overtaken-by-compaction.json"),
+        Vec::<String>::new()
+    );
+}

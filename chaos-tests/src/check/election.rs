@@ -3,7 +3,8 @@
 //! * Who is told that it leads has a key that is, or was, the first of its line, at some time during the call.
 //! * Who is said to lead at a revision is the first at that revision.
 //! * What is proclaimed under a token is written to the key with that token, or not at all.
-//! * An observer sees every leader and everything it proclaims, in order, once, and nothing else.
+//! * An observer sees every leader and everything it proclaims, in order, once, and nothing else. Only what was compacted
+//!   before it saw it may be missing, as in any watch.
 //!
 //! What leaders believe at the same time is judged with the holds of locks.
 
@@ -14,6 +15,7 @@ use baton_proto::mvccpb::KeyValue;
 use bytes::Bytes;
 use pb::request_op::Request as Op;
 
+use super::compactions::Compactions;
 use super::deleters::{Deleters, place};
 use super::line::{Line, lines};
 use super::timing::Timing;
@@ -27,16 +29,17 @@ pub const CHECKER: &str = "election";
 
 /// What it judges.
 const PROMISE: &str = "At most one leader per token, tokens grow, and what a deposed leader proclaims is refused; observers \
-                       see every leader in order, once, and none that never was.";
+                       see every leader that is not compacted in order, once, and none that never was.";
 
-/// Judges elections.
-pub fn judge(history: &History) -> Judgement {
+/// Judges elections of servers that compact by themselves, or do not.
+pub fn judge(history: &History, compacts_itself: bool) -> Judgement {
     let witness = witness::gather(history);
     let lines = lines(&witness, LINES);
     let mut judge = Judge {
         judgement: Judgement::new(CHECKER, PROMISE),
         values: values(&witness),
         timing: Timing::of(history),
+        compactions: Compactions::of(history, compacts_itself),
         end: witness.end(),
         lines,
     };
@@ -78,6 +81,7 @@ struct Judge {
     /// What was written to keys of elections, by revision.
     values: BTreeMap<i64, KeyValue>,
     timing: Timing,
+    compactions: Compactions,
     /// The last revision of the log.
     end: i64,
 }
@@ -338,9 +342,12 @@ impl Judge {
                 before.token, before.revision
             ));
         }
+        // At the compacted revision itself everything can still be read.
+        let could_tell = |revision: i64| !self.compactions.may_reach(revision + 1, told.at);
         let skipped = line
             .holders()
-            .find(|place| before.token < place.token && place.token < told.token);
+            .filter(|place| before.token < place.token && place.token < told.token)
+            .find(|place| place.end.is_none_or(|end| could_tell(end - 1)));
         if let Some(skipped) = skipped {
             return Some(format!("it was not told of token {}", skipped.token));
         }
@@ -358,7 +365,7 @@ impl Judge {
         let missed = of_before
             .filter(|kv| told.token != before.token && said_by(before, kv))
             .chain(of_told.map(|(_, kv)| kv).filter(|kv| said_by(told, kv)))
-            .next();
+            .find(|kv| could_tell(kv.mod_revision));
         missed.map(|kv| format!("it was not told of {}", text(&kv.value)))
     }
 

@@ -6,6 +6,7 @@
 pub mod agree;
 pub mod append;
 pub mod barrier;
+mod compactions;
 mod cycles;
 pub mod deleters;
 pub mod effects;
@@ -53,7 +54,7 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(old_revisions::judge(history, compacts_itself));
     judgements.push(append::judge(history));
     judgements.push(final_reads::judge(history));
-    judgements.push(election::judge(history));
+    judgements.push(election::judge(history, compacts_itself));
     judgements.push(queue::judge(history));
     judgements.push(barrier::judge(history));
     judgements.push(overload::judge(history));

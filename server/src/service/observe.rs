@@ -9,8 +9,11 @@
 //! look at R: first key?  some -> send it, watch it from R + 1      none -> watch all from R + 1
 //! put of the key         send the new value
 //! anything else at R'    look at R'
-//! compacted meanwhile    look at what is now
+//! compacted to R'        look at R'
 //! ```
+//!
+//! So nothing is left out but what was compacted before the observer came to it, and is no longer among the
+//! most recent revisions either.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -71,7 +74,7 @@ struct Observer {
     services: Services,
     directory: KeyRange,
     mailbox: Arc<Mailbox>,
-    /// The revision to look at next, `None` for the newest.
+    /// The revision to look at next; `None`, at first, for the newest.
     at: Option<i64>,
     /// What is watched; `None` where it has to look first.
     watch: Option<Watch>,
@@ -85,6 +88,15 @@ struct Watch {
     cursor: Cursor,
     /// Create revision of the leader, `None` while there is none.
     leader: Option<i64>,
+}
+
+/// Who was first at a past revision, by what changed since.
+enum First {
+    Nobody,
+    /// As it was then.
+    Pair(KeyValue),
+    /// A key that has not changed since.
+    Unchanged(Bytes),
 }
 
 impl Observer {
@@ -112,8 +124,11 @@ impl Observer {
         let found = match self.at {
             None => self.first_now().await,
             Some(revision) => match self.first_at(revision).await {
-                // What led meanwhile cannot be told any more.
-                Err(RpcError::Compacted) => self.first_now().await,
+                // What led meanwhile cannot be told any more: on from the oldest that can.
+                Err(RpcError::Compacted) => {
+                    self.at = Some(self.services.core.state().read().compact_revision());
+                    return Ok(());
+                }
                 found => found,
             },
         };
@@ -168,30 +183,27 @@ impl Observer {
 
     /// Who was first at a past revision.
     async fn first_at(&self, revision: i64) -> Result<(Option<KeyValue>, i64), RpcError> {
-        let (kv, _) = match self.key_first_at(revision) {
-            Some(Some(key)) => {
-                let request = RangeRequest {
-                    key,
-                    revision,
-                    ..RangeRequest::default()
-                };
-                self.range(&request).await?
-            }
-            Some(None) => (None, revision),
-            None => {
-                let request = RangeRequest {
-                    revision,
-                    ..line::first_created(&self.directory)
-                };
-                self.range(&request).await?
-            }
+        let request = match self.recent_first_at(revision) {
+            Some(First::Nobody) => return Ok((None, revision)),
+            Some(First::Pair(kv)) => return Ok((Some(kv), revision)),
+            Some(First::Unchanged(key)) => RangeRequest {
+                key,
+                revision,
+                ..RangeRequest::default()
+            },
+            None => RangeRequest {
+                revision,
+                ..line::first_created(&self.directory)
+            },
         };
+        let (kv, _) = self.range(&request).await?;
         Ok((kv, revision))
     }
 
-    /// The same by what was deleted since, which is little: either the key that is first now was so
-    /// already, or one that has gone meanwhile. `None` where that cannot be told.
-    fn key_first_at(&self, revision: i64) -> Option<Option<Bytes>> {
+    /// The same by what changed since, which is little, and known even where it was compacted: either the
+    /// key that is first now was so already, or one that has gone meanwhile. `None` where that cannot be
+    /// told.
+    fn recent_first_at(&self, revision: i64) -> Option<First> {
         let core = &self.services.core;
         let state = core.state().read();
         let now = state.revision();
@@ -208,7 +220,8 @@ impl Observer {
         if since.last().map_or(revision, |last| last.revision()) < now {
             return None;
         }
-        for event in since.iter().flat_map(|recorded| recorded.events()) {
+        let events = || since.iter().flat_map(|recorded| recorded.events());
+        for event in events() {
             if event.kind == EventKind::Delete
                 && self.directory.contains(&event.kv.key)
                 && let Some(before) = &event.prev_kv
@@ -217,7 +230,15 @@ impl Observer {
             }
         }
         stood.retain(|(create_revision, _)| *create_revision <= revision);
-        Some(stood.into_iter().min().map(|(_, key)| key))
+        let Some((_, key)) = stood.into_iter().min() else {
+            return Some(First::Nobody);
+        };
+        // Before its first change since it was as it was then.
+        let changed = events().find(|event| event.kv.key == key);
+        Some(match changed.and_then(|event| event.prev_kv.clone()) {
+            Some(kv) => First::Pair(kv),
+            None => First::Unchanged(key),
+        })
     }
 
     async fn read(&mut self) -> Result<(), RpcError> {
@@ -234,7 +255,7 @@ impl Observer {
         match watch.cursor.read(&watch.watcher, source).await {
             Read::Events(batch) => self.take_in(leader, &batch),
             Read::CaughtUp => {}
-            Read::Compacted { .. } => self.look_again(None),
+            Read::Compacted { compact_revision } => self.look_again(Some(compact_revision)),
             Read::Lost => return Err(RpcError::HistoryLost),
         }
         Ok(())

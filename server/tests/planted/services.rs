@@ -11,14 +11,11 @@ use baton_proto::etcdserverpb::watch_request::RequestUnion;
 use baton_proto::v3electionpb::LeaderRequest;
 use baton_proto::v3electionpb::election_client::ElectionClient;
 use batond::chaos::Mutant;
-use batond::compactor::Pace;
-use batond::config::AutoCompaction;
-use batond::service::{Limits, Services};
 use tonic::Streaming;
 use tonic::service::Routes;
 
 use crate::is_broken_by;
-use crate::sim_cluster::{Cluster, MEMBERS, with_cluster};
+use crate::sim_cluster::{Cluster, MEMBERS, services, with_cluster};
 
 /// What `story` tells of a cluster that serves.
 fn told<F: Future<Output = bool>>(story: impl FnOnce(Arc<Cluster>) -> F) -> bool {
@@ -27,22 +24,6 @@ fn told<F: Future<Output = bool>>(story: impl FnOnce(Arc<Cluster>) -> F) -> bool
         told.set(story(cluster).await);
     });
     told.get()
-}
-
-/// The services of a member.
-fn services(cluster: &Cluster, member: u64) -> Routes {
-    let members = cluster.members.lock();
-    let node = members[&member].node.as_ref().expect("it runs");
-    let limits = Limits {
-        max_txn_ops: 128,
-        max_request_bytes: 1 << 20,
-        quota_bytes: None,
-        min_lease_ttl: 1,
-        watch_progress_interval: Duration::from_secs(600),
-        compaction_pace: Pace::default(),
-        auto_compaction: AutoCompaction::Off,
-    };
-    Services::new(node.core().clone(), Arc::clone(node.lessor()), limits).routes()
 }
 
 fn put(key: &str, value: Vec<u8>) -> pb::PutRequest {

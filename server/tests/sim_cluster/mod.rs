@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_proto::etcdserverpb::RangeRequest;
+use batond::compactor::Pace;
+use batond::config::AutoCompaction;
 use batond::core::{Core, Identity};
 use batond::line::Line;
 use batond::node::{Node, NodeOptions, Parts};
 use batond::raft::{RaftOptions, seeded};
+use batond::service::{Limits, Services};
 use batond::sim::SimNet;
 use batond::state_hash::StateHash;
 use batond::storage::log::{Driver, Log, LogOptions};
 use batond::storage::{Disk, DiskFile, MemStore, SimDisk};
 use parking_lot::Mutex;
+use tonic::service::Routes;
 
 pub const MEMBERS: u64 = 5;
 pub const ELECTION: Duration = Duration::from_millis(1000);
@@ -248,6 +252,22 @@ impl Cluster {
         let leads = cores.iter().find(|(_, core)| core.is_leader());
         leads.expect("a cluster that serves has a leader").0
     }
+}
+
+/// The services of a member.
+pub fn services(cluster: &Cluster, member: u64) -> Routes {
+    let members = cluster.members.lock();
+    let node = members[&member].node.as_ref().expect("it runs");
+    let limits = Limits {
+        max_txn_ops: 128,
+        max_request_bytes: 1 << 20,
+        quota_bytes: None,
+        min_lease_ttl: 1,
+        watch_progress_interval: Duration::from_secs(600),
+        compaction_pace: Pace::default(),
+        auto_compaction: AutoCompaction::Off,
+    };
+    Services::new(node.core().clone(), Arc::clone(node.lessor()), limits).routes()
 }
 
 /// Starts a whole cluster from `seed` and runs `story` on it once it serves.

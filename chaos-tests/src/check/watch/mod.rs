@@ -7,7 +7,6 @@
 //! compaction if and only if it is below the floor, and that it keeps up when nothing stands in its way. A stream is judged
 //! up to the first thing that is wrong with it.
 
-mod compactions;
 pub(crate) mod log;
 mod sitting;
 
@@ -17,9 +16,9 @@ mod tests;
 use baton_proto::mvccpb::Event;
 use baton_proto::mvccpb::event::EventType;
 
-use self::compactions::Compactions;
 use self::log::{Entry, Log, concerns, lets_pass};
 use self::sitting::{Message, Sitting};
+use super::compactions::Compactions;
 use super::lives::{self, Life, lives};
 use super::witness;
 use crate::history::{History, MemberEvent, Nanos};
