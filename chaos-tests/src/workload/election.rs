@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::Context;
 use super::ask::{created_at, delete, first_created, prefix_end, put, txn};
-use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, patience_ends};
+use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, outlived, patience_ends};
 use super::session::Session;
 use super::stream::Stream;
 use crate::client::Client;
@@ -129,7 +129,7 @@ impl Candidate {
                 }
             };
             match manner {
-                Manner::Orderly | Manner::WalksAway => {
+                Manner::Orderly | Manner::WalksAway | Manner::Outlived => {
                     if !self.lead(&session, held, by_service).await {
                         break;
                     }
@@ -160,7 +160,7 @@ impl Candidate {
     async fn campaign(&mut self, session: &Session, manner: Manner, by_service: bool) -> Attempt {
         let limit = manner.patience(&mut self.chance);
         let context = self.context.clone();
-        let mut give_up = std::pin::pin!(patience_ends(&context, session, limit));
+        let give_up = patience_ends(&context, session, limit);
         let value = Bytes::from(self.value('c'));
         if !by_service {
             let line = format!("{LINES}{}/", self.election);
@@ -172,17 +172,27 @@ impl Candidate {
                 line: &line,
                 value,
             };
-            return contender.stand(session, give_up).await;
+            return contender.stand(session, std::pin::pin!(give_up)).await;
         }
         let request = service::CampaignRequest {
             name: format!("{LINES}{}", self.election).into(),
             lease: session.lease(),
             value,
         };
-        let outcome = tokio::select! {
-            biased;
-            () = &mut give_up => return Attempt::Unclear,
-            outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
+        let outcome = if manner == Manner::Outlived {
+            let other = context.client(ELECTION, context.any_member(&mut self.chance));
+            let limit = Manner::WalksAway.patience(&mut self.chance);
+            let answer = self.client.call_within(request, LONGEST_WAIT * 2);
+            match outlived(&context, other, session, limit, answer).await {
+                Some(outcome) => outcome,
+                None => return Attempt::Unclear,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = give_up => return Attempt::Unclear,
+                outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
+            }
         };
         match outcome {
             Outcome::Ok(Answer::Campaign(won)) => Attempt::Held(Held {

@@ -35,6 +35,8 @@ pub enum Manner {
     Dies,
     /// Walks away while it waits, if it has to wait, and lives on.
     WalksAway,
+    /// Has its session ended while it waits, if it has to wait, and waits on all the same. Otherwise orderly.
+    Outlived,
 }
 
 impl Manner {
@@ -44,7 +46,8 @@ impl Manner {
             0..85 => Self::Orderly,
             85..90 => Self::Pauses,
             90..94 => Self::Dies,
-            _ => Self::WalksAway,
+            94..97 => Self::WalksAway,
+            _ => Self::Outlived,
         }
     }
 
@@ -114,6 +117,35 @@ pub async fn patience_ends(context: &Context, session: &Session, limit: Duration
         () = session.lost() => {}
         () = tokio::time::sleep(limit) => {}
     }
+}
+
+/// Waits for an answer. After `limit` somebody else ends the session, and it is still waited for: `None`, then, for what it
+/// says is of no use to whoever waited.
+pub async fn outlived<T>(
+    context: &Context,
+    mut other: Client,
+    session: &Session,
+    limit: Duration,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => return Some(answer),
+        () = patience_ends(context, session, limit) => {}
+    }
+    let id = session.lease();
+    let mut stop = context.stop.clone();
+    let waits_on = async {
+        tokio::join!(other.call(pb::LeaseRevokeRequest { id }), answer);
+    };
+    tokio::select! {
+        biased;
+        // An error means that the run is gone.
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = waits_on => {}
+    }
+    None
 }
 
 /// A contender in one line, by keys.

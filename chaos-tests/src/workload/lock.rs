@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::Context;
 use super::ask::{by_creation, created_at, delete, get, put, txn};
-use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, patience_ends};
+use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, outlived, patience_ends};
 use super::session::Session;
 use crate::client::Client;
 use crate::history::{Answer, Effect, HoldEnd, Nanos, Outcome, Record};
@@ -127,7 +127,7 @@ impl Contender {
                 }
             };
             let goes_on = match manner {
-                Manner::Orderly | Manner::WalksAway => {
+                Manner::Orderly | Manner::WalksAway | Manner::Outlived => {
                     self.work_and_release(&session, held, by_service).await
                 }
                 Manner::Pauses => {
@@ -160,10 +160,20 @@ impl Contender {
             lease: session.lease(),
         };
         let context = self.context.clone();
-        let outcome = tokio::select! {
-            biased;
-            () = patience_ends(&context, session, limit) => return Attempt::Unclear,
-            outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
+        let outcome = if manner == Manner::Outlived {
+            let other = context.client(LOCK, context.any_member(&mut self.chance));
+            let limit = Manner::WalksAway.patience(&mut self.chance);
+            let answer = self.client.call_within(request, LONGEST_WAIT * 2);
+            match outlived(&context, other, session, limit, answer).await {
+                Some(outcome) => outcome,
+                None => return Attempt::Unclear,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = patience_ends(&context, session, limit) => return Attempt::Unclear,
+                outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
+            }
         };
         match outcome {
             Outcome::Ok(Answer::Lock(_)) => {}

@@ -224,7 +224,8 @@ impl Part {
                 Manner::draw(&mut self.chance)
             };
             match manner {
-                Manner::Orderly => {
+                // There is no line to wait in.
+                Manner::Orderly | Manner::Outlived => {
                     if !self.finish(&session, &job, &held, true).await {
                         break;
                     }
