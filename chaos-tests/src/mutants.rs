@@ -18,11 +18,22 @@ pub struct Trial {
     members: u64,
     /// What brings it to light.
     workloads: &'static [Workload],
-    faults: fn() -> Vec<(u64, Fault)>,
+    faults: fn() -> Vec<PlannedFault>,
     /// The checkers that may find it; one is enough.
     pub checkers: &'static [&'static str],
     /// How many runs it may take.
     pub runs: u64,
+    /// Where it is tried. A simulated cluster does in a second what takes luck on real ones.
+    pub place: Place,
+}
+
+/// Where a run is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// With real processes.
+    Real,
+    /// In simulation.
+    Simulation,
 }
 
 use Workload::{Election, Lease, Lock, Maintenance, Register, Watch as Watching};
@@ -30,6 +41,9 @@ use Workload::{Election, Lease, Lock, Maintenance, Register, Watch as Watching};
 const LEADER: Target = Target::Leader;
 const FOLLOWER: Target = Target::Follower;
 const ALL: Target = Target::All;
+/// When the first fault is made, and the pause after each: milliseconds.
+const FIRST_MS: u64 = 2500;
+const GAP_MS: u64 = 1200;
 
 fn point(target: Target, point: &str, action: PointAction) -> Fault {
     Fault::Point {
@@ -39,8 +53,39 @@ fn point(target: Target, point: &str, action: PointAction) -> Fault {
     }
 }
 
+/// Faults one after another, each held for so many milliseconds.
+fn in_turn(faults: Vec<(u64, Fault)>) -> Vec<PlannedFault> {
+    let mut at_ms = FIRST_MS;
+    let mut planned = Vec::new();
+    for (hold_ms, fault) in faults {
+        planned.push(PlannedFault {
+            at_ms,
+            hold_ms,
+            fault,
+        });
+        at_ms += hold_ms + GAP_MS;
+    }
+    planned
+}
+
+/// The same, while others are held from the beginning to the end.
+fn in_turn_during(all_the_time: Vec<Fault>, faults: Vec<(u64, Fault)>) -> Vec<PlannedFault> {
+    let mut planned = in_turn(faults);
+    let end_ms = planned.iter().map(|p| p.at_ms + p.hold_ms).max();
+    let hold_ms = end_ms.unwrap_or_default();
+    planned.extend(all_the_time.into_iter().map(|fault| PlannedFault {
+        at_ms: 0,
+        hold_ms,
+        fault,
+    }));
+    planned
+}
+
 macro_rules! trial {
     ($mutant:literal, $members:literal, $workloads:expr, $faults:expr, $checkers:expr, $runs:literal) => {
+        trial!(Real: $mutant, $members, $workloads, in_turn($faults), $checkers, $runs)
+    };
+    ($place:ident: $mutant:literal, $members:literal, $workloads:expr, $faults:expr, $checkers:expr, $runs:literal) => {
         Trial {
             mutant: $mutant,
             members: $members,
@@ -48,6 +93,7 @@ macro_rules! trial {
             faults: || $faults,
             checkers: $checkers,
             runs: $runs,
+            place: Place::$place,
         }
     };
 }
@@ -66,17 +112,15 @@ pub const TRIALS: &[Trial] = &[
         2
     ),
     trial!(
-        "ack-before-sync",
-        1,
+        Simulation: "ack-before-sync",
+        3,
         &[Register],
-        vec![
-            (300, Fault::PowerCut { target: ALL }),
-            (300, Fault::PowerCut { target: ALL }),
-            (300, Fault::PowerCut { target: ALL }),
-            (300, Fault::PowerCut { target: ALL }),
-        ],
+        in_turn_during(
+            vec![Fault::DiskSlow { target: ALL, ms: 50 }],
+            vec![(300, Fault::PowerCut { target: ALL }); 3]
+        ),
         &["revisions"],
-        4
+        10
     ),
     trial!(
         "ack-before-quorum",
@@ -90,27 +134,21 @@ pub const TRIALS: &[Trial] = &[
         2
     ),
     trial!(
-        "vote-not-saved",
+        Simulation: "vote-not-saved",
         3,
         &[Register],
-        vec![
-            (
-                8000,
+        in_turn_during(
+            vec![Fault::Delay { ms: 100, jitter_ms: 100 }],
+            vec![(
+                4000,
                 Fault::KillLoop {
-                    target: ALL,
-                    period_ms: 300,
+                    target: Target::Any,
+                    period_ms: 600,
                 },
-            ),
-            (
-                8000,
-                Fault::KillLoop {
-                    target: ALL,
-                    period_ms: 400,
-                },
-            ),
-        ],
-        &["leaders", "revisions", "hashes", "processes"],
-        5
+            ); 2]
+        ),
+        &["simulation"],
+        20
     ),
     trial!(
         "local-reads",
@@ -124,30 +162,24 @@ pub const TRIALS: &[Trial] = &[
         2
     ),
     trial!(
-        "read-before-apply",
+        Simulation: "read-before-apply",
         3,
         &[Register],
-        vec![
-            (2500, Fault::Isolate { target: FOLLOWER }),
-            (2500, Fault::Isolate { target: FOLLOWER }),
-            (1500, Fault::Pause { target: FOLLOWER }),
-            (1500, Fault::Pause { target: FOLLOWER }),
-        ],
+        in_turn(vec![(8000, Fault::Loss { percent: 20 })]),
         &["real time", "linearizability"],
-        4
+        10
     ),
     trial!(
-        "applied-apart",
+        Simulation: "applied-apart",
         3,
         &[Register],
-        vec![
-            (
-                1500,
-                point(FOLLOWER, "flush.before_write", PointAction::Crash)
-            ),
+        in_turn(vec![
+            (1500, point(FOLLOWER, "flush.before_write", PointAction::Crash)),
             (1500, point(LEADER, "flush.after_write", PointAction::Crash)),
             (1500, Fault::Kill { target: ALL }),
-        ],
+            (1500, point(LEADER, "flush.before_write", PointAction::Crash)),
+            (1500, point(FOLLOWER, "flush.before_write", PointAction::Crash)),
+        ]),
         &[
             "revisions",
             "hashes",
@@ -155,7 +187,7 @@ pub const TRIALS: &[Trial] = &[
             "liveness",
             "processes"
         ],
-        4
+        10
     ),
     trial!("applied-twice", 3, &[Register], vec![], &["revisions"], 2),
     trial!(
@@ -303,12 +335,12 @@ pub const TRIALS: &[Trial] = &[
         3
     ),
     trial!(
-        "lock-unchecked",
+        Simulation: "lock-unchecked",
         3,
         &[Lock],
-        vec![],
+        Vec::new(),
         &["exclusion", "waiters"],
-        4
+        10
     ),
     trial!(
         "lock-out-of-order",
@@ -331,17 +363,8 @@ pub const TRIALS: &[Trial] = &[
 impl Trial {
     /// The plan of its run number `run`.
     pub fn plan(&self, seed: u64, run: u64) -> Plan {
-        const GAP_MS: u64 = 1200;
-        let mut at_ms = 2500;
-        let mut faults = Vec::new();
-        for (hold_ms, fault) in (self.faults)() {
-            faults.push(PlannedFault {
-                at_ms,
-                hold_ms,
-                fault,
-            });
-            at_ms += hold_ms + GAP_MS;
-        }
+        let faults = (self.faults)();
+        let end_ms = faults.iter().map(|p| p.at_ms + p.hold_ms + GAP_MS).max();
         let load = |workload: &Workload| Load {
             workload: *workload,
             clients: 6,
@@ -357,7 +380,7 @@ impl Trial {
                 mutant: Some(self.mutant.to_owned()),
                 ..Server::default()
             },
-            duration_ms: at_ms.max(10_000),
+            duration_ms: end_ms.unwrap_or_default().max(10_000),
             workloads: self.workloads.iter().map(load).collect(),
             faults,
             gates: Vec::new(),

@@ -1,5 +1,6 @@
 //! What has to hold of consensus at every moment: at most one leader in a term, committed entries that never change and are
-//! the same everywhere, a leader that has them all, positions that never go back while a process runs.
+//! the same everywhere, a leader that has them all, positions that never go back while a process runs, and terms that never
+//! do at all.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -54,6 +55,10 @@ impl Invariants {
         let (Some(core), Some(log)) = (&vitals.core, &vitals.log) else {
             return None;
         };
+        // Where the log failed, a term may be named that could not be saved, and is nothing to go by.
+        if vitals.failed.is_some() {
+            return None;
+        }
         self.looks += 1;
         let view = core.view();
         let applied = core.applied_index();
@@ -66,6 +71,14 @@ impl Invariants {
         let before = self.last.insert(member, now);
         if before == Some(now) {
             return Some(now);
+        }
+        if let Some(before) =
+            before.filter(|before| before.start != start && now.term < before.term)
+        {
+            self.broken.push(format!(
+                "member {member} was in term {}, and after a start in term {}: it could vote twice in a term",
+                before.term, now.term
+            ));
         }
         let before = before.filter(|before| before.start == start);
         if let Some(before) = before {

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use chaos_tests::mutants::{TRIALS, Trial};
+use chaos_tests::mutants::{Place, TRIALS, Trial};
 use chaos_tests::verdict::Outcome;
 use serde::Deserialize;
 
@@ -28,10 +28,16 @@ pub struct Mutants {
 impl Mutants {
     /// Builds the server with planted bugs, unless one is given, and tries whether each is found.
     pub fn run(mut self) -> Result<Outcome> {
-        if self.common.bin.is_none() {
-            self.common.bin = Some(build()?);
-        }
-        let mut series = Series::begin(self.common, "mutants")?;
+        let bin = match self.common.bin.take() {
+            Some(bin) => bin,
+            None => build()?,
+        };
+        self.common.bin = Some(bin.clone());
+        let mut hunter = Hunter {
+            series: Series::begin(self.common, "mutants")?,
+            chaos: bin.with_file_name("chaos"),
+            seed: self.seed,
+        };
         let mut trials: Vec<&Trial> = TRIALS
             .iter()
             .filter(|trial| {
@@ -44,7 +50,7 @@ impl Mutants {
         trials.truncate(self.some.unwrap_or(trials.len()));
         let mut caught = BTreeMap::new();
         for trial in trials {
-            caught.insert(trial.mutant, hunt(trial, self.seed, &mut series)?);
+            caught.insert(trial.mutant, hunter.hunt(trial)?);
         }
         let mut missed = 0;
         for (mutant, found) in &caught {
@@ -62,25 +68,55 @@ impl Mutants {
     }
 }
 
-/// Plays runs until a checker that is to find the bug has, and says in which and by whom.
-fn hunt(trial: &Trial, seed: u64, series: &mut Series) -> Result<Option<(u64, String)>> {
-    for run in 1..=trial.runs {
-        let plan = trial.plan(seed, run);
-        if series.play(&plan)? == Outcome::Valid {
-            continue;
-        }
-        let broken = series.last_broken();
-        let found = broken
-            .into_iter()
-            .find(|checker| trial.checkers.contains(checker));
-        if let Some(checker) = found {
-            return Ok(Some((run, checker.to_owned())));
-        }
-    }
-    Ok(None)
+/// Looks for planted bugs.
+pub struct Hunter {
+    series: Series,
+    /// A build of this program that can simulate them.
+    chaos: PathBuf,
+    seed: u64,
 }
 
-/// Builds `batond` with its fault points and planted bugs, beside the ordinary builds, and says where it is.
+impl Hunter {
+    /// One for a server with planted bugs, with this program, built like it, beside it.
+    ///
+    /// # Errors
+    /// As those of [`Series::begin`].
+    pub fn begin(bin: PathBuf, out: PathBuf, seed: u64) -> Result<Self> {
+        Ok(Self {
+            chaos: bin.with_file_name("chaos"),
+            series: Series::begin(Common::of(bin, out), "")?,
+            seed,
+        })
+    }
+
+    /// Plays runs until a checker that is to find the bug has, and says in which and by whom.
+    ///
+    /// # Errors
+    /// As those of [`Series::play`].
+    pub fn hunt(&mut self, trial: &Trial) -> Result<Option<(u64, String)>> {
+        for run in 1..=trial.runs {
+            let plan = trial.plan(self.seed, run);
+            let outcome = match trial.place {
+                Place::Real => self.series.play(&plan)?,
+                Place::Simulation => self.series.simulate(&plan, &self.chaos)?,
+            };
+            if outcome == Outcome::Valid {
+                continue;
+            }
+            let broken = self.series.last_broken();
+            let found = broken
+                .into_iter()
+                .find(|checker| trial.checkers.contains(checker));
+            if let Some(checker) = found {
+                return Ok(Some((run, checker.to_owned())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Builds `batond`, and this program to simulate it, with fault points and planted bugs, beside the ordinary builds, and says
+/// where the server is.
 pub fn build() -> Result<PathBuf> {
     #[derive(Deserialize)]
     struct Metadata {
@@ -94,7 +130,8 @@ pub fn build() -> Result<PathBuf> {
         .context("this is not the directory of the project: name a server with --bin")?;
     let target = target_directory.join("chaos");
     let status = Command::new("cargo")
-        .args(["build", "--package=batond", "--features=chaos"])
+        .args(["build", "--package=batond", "--package=chaos"])
+        .arg("--features=batond/chaos,chaos/chaos")
         .arg("--target-dir")
         .arg(&target)
         .status()?;

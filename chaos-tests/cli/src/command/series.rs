@@ -26,6 +26,17 @@ pub struct Common {
     out: Option<PathBuf>,
 }
 
+impl Common {
+    /// This server, and runs that are kept there.
+    pub fn of(bin: PathBuf, out: PathBuf) -> Self {
+        Self {
+            bin: Some(bin),
+            flags: Vec::new(),
+            out: Some(out),
+        }
+    }
+}
+
 /// Runs one after another.
 pub struct Series {
     campaign: Campaign,
@@ -55,6 +66,36 @@ impl Series {
     /// # Errors
     /// The run cannot be begun, or its directory not be written.
     pub fn play(&mut self, plan: &Plan) -> Result<Outcome> {
+        let bin = self.bin.clone();
+        self.make(plan, |planned, directory| {
+            let mut replay = Command::new(std::env::current_exe()?);
+            replay.arg("replay").arg(planned);
+            replay.arg("--out").arg(directory);
+            if let Some(bin) = &bin {
+                replay.arg("--bin").arg(bin);
+            }
+            Ok((replay, directory.to_owned()))
+        })
+    }
+
+    /// The same in simulation, by a build of this program that has what the plan needs.
+    ///
+    /// # Errors
+    /// As those of [`play`](Self::play).
+    pub fn simulate(&mut self, plan: &Plan, chaos: &Path) -> Result<Outcome> {
+        self.make(plan, |planned, directory| {
+            let mut replay = Command::new(chaos);
+            replay.arg("sim").arg("--plan").arg(planned);
+            replay.arg("--out").arg(directory);
+            Ok((replay, directory.join("sim-replay")))
+        })
+    }
+
+    fn make(
+        &mut self,
+        plan: &Plan,
+        replay: impl FnOnce(&Path, &Path) -> Result<(Command, PathBuf)>,
+    ) -> Result<Outcome> {
         let directory = self.out.join(plan.name.replace(' ', "-"));
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
@@ -62,16 +103,11 @@ impl Series {
         plan.server.flags.extend(self.flags.iter().cloned());
         let planned = directory.join("plan.json");
         write_json(&planned, &plan)?;
+        let output = directory.join("output");
+        let (mut replay, directory) = replay(&planned, &directory)?;
         // An older run must not be taken for this one.
         let verdict = directory.join("verdict.json");
         let _ = fs::remove_file(&verdict);
-        let output = directory.join("output");
-        let mut replay = Command::new(std::env::current_exe()?);
-        replay.arg("replay").arg(&planned);
-        replay.arg("--out").arg(&directory);
-        if let Some(bin) = &self.bin {
-            replay.arg("--bin").arg(bin);
-        }
         let to = File::create(&output)?;
         replay.stdin(Stdio::null());
         replay.stderr(to.try_clone()?).stdout(to);
@@ -116,6 +152,11 @@ impl Series {
             .into_iter()
             .find(|outcome| status.code() == Some(i32::from(outcome.exit_code())));
         Ok(said.unwrap_or(Outcome::HarnessError))
+    }
+
+    /// Where its runs are kept.
+    pub fn out(&self) -> &Path {
+        &self.out
     }
 
     /// The checkers that found something in the last run, in the order of their names.
