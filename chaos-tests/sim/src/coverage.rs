@@ -10,7 +10,7 @@ use crate::campaign::Total;
 use crate::{generate, points};
 
 /// So many seeds can be expected to have met everything.
-const ENOUGH: usize = 100;
+const ENOUGH: usize = 200;
 
 /// What none of the seeds met, in words; nothing if they are too few to say.
 pub fn missing(total: &Total) -> Vec<String> {

@@ -163,7 +163,7 @@ pub fn plan(seed: u64) -> Plan {
     let mut chance = seed::stream(seed, "simulated plan");
     let members = *[1, 3, 3, 3, 5, 5].choose(&mut chance).unwrap_or(&3);
     let duration_ms = chance.random_range(8..20) * 1000;
-    Plan {
+    let mut plan = Plan {
         name: format!("simulated seed {seed}"),
         seed,
         members,
@@ -172,7 +172,13 @@ pub fn plan(seed: u64) -> Plan {
         workloads: workloads(&mut chance),
         faults: faults(members, duration_ms, &mut chance),
         gates: Vec::new(),
+    };
+    let is_stale = |planned: &PlannedFault| matches!(planned.fault, Fault::StaleSnapshot { .. });
+    if plan.faults.iter().any(is_stale) {
+        // Members that lag are sent some, then.
+        plan.server.snapshot_count = 20;
     }
+    plan
 }
 
 /// The kinds of faults that plans are drawn from.

@@ -440,16 +440,7 @@ impl Making {
                     .await;
             }
             Fault::StaleSnapshot { target } => {
-                self.members = self.resolve(target);
-                let replayed = |member: &Member| self.nemesis.net.replay_snapshot(*member);
-                let replayed = self.members.iter().filter(|m| replayed(m)).count();
-                if replayed == 0 {
-                    return self.tell(Phase::Skipped("nobody there was sent a snapshot".into()));
-                }
-                self.tell(Phase::Installing);
-                self.tell(Phase::Proved(format!("{replayed} snapshots came again")));
-                self.hold().await;
-                self.tell(Phase::Healed("it is over".into()));
+                self.stale_snapshot(target).await;
             }
             Fault::SlowLink { target, kbit } => {
                 if self.aim(target) {
@@ -612,6 +603,32 @@ impl Making {
             .filter_map(|member| self.nemesis.disk(*member))
             .map(|(disk, store, _)| disk.unsynced() + store.unsynced())
             .sum()
+    }
+
+    /// A snapshot comes again to the targets, or else to somebody who was sent one, as soon as there is any.
+    async fn stale_snapshot(&mut self, target: Target) {
+        let net = self.nemesis.net.clone();
+        loop {
+            let mut members = self.resolve(target);
+            members.retain(|member| net.replay_snapshot(*member));
+            if members.is_empty() {
+                let mut others = self.nemesis.everyone();
+                members.extend(others.find(|member| net.replay_snapshot(*member)));
+            }
+            if !members.is_empty() {
+                self.members = members;
+                break;
+            }
+            if Instant::now() >= self.until {
+                return self.skip("nobody was sent a snapshot");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.tell(Phase::Installing);
+        let replayed = self.members.len();
+        self.tell(Phase::Proved(format!("{replayed} snapshots came again")));
+        self.hold().await;
+        self.tell(Phase::Healed("it is over".into()));
     }
 
     /// Two halves that see each other only through one member.
