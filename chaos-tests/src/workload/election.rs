@@ -181,7 +181,7 @@ impl Candidate {
         };
         let outcome = if manner == Manner::Outlived {
             let other = context.client(ELECTION, context.any_member(&mut self.chance));
-            let limit = Manner::WalksAway.patience(&mut self.chance);
+            let limit = Duration::from_millis(self.chance.random_range(1..=100));
             let answer = self.client.call_within(request, LONGEST_WAIT * 2);
             match outlived(&context, other, session, limit, answer).await {
                 Some(outcome) => outcome,

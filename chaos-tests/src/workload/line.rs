@@ -43,10 +43,10 @@ impl Manner {
     /// Most are orderly.
     pub fn draw(chance: &mut SmallRng) -> Self {
         match chance.random_range(0..100) {
-            0..85 => Self::Orderly,
-            85..90 => Self::Pauses,
-            90..94 => Self::Dies,
-            94..97 => Self::WalksAway,
+            0..82 => Self::Orderly,
+            82..87 => Self::Pauses,
+            87..91 => Self::Dies,
+            91..94 => Self::WalksAway,
             _ => Self::Outlived,
         }
     }
