@@ -343,12 +343,12 @@ pub const TRIALS: &[Trial] = &[
         10
     ),
     trial!(
-        "lock-out-of-order",
+        Simulation: "lock-out-of-order",
         3,
         &[Lock],
-        vec![],
+        Vec::new(),
         &["exclusion", "waiters"],
-        4
+        10
     ),
     trial!(
         "observe-skips",
