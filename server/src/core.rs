@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton_proto::etcdserverpb::PutResponse;
@@ -160,6 +161,8 @@ pub(crate) struct Shared {
     pub store: Arc<dyn StateStore>,
     pub leadership: watch::Receiver<Leadership>,
     pub applied: watch::Receiver<Option<log::LogId>>,
+    /// The highest index that was known to be committed.
+    pub committed: AtomicU64,
     pub rounds: ReadRounds,
     pub stopping: watch::Sender<bool>,
     pub ready: watch::Sender<bool>,
@@ -241,18 +244,33 @@ impl Core {
         self.shared.leadership.clone()
     }
 
-    /// Where this member stands.
+    /// Where this member stands. Nothing in it goes back while the process runs, and the leader is that of the term.
     pub fn raft_status(&self) -> RaftStatus {
-        let view = self.shared.raft.view();
         let leadership = *self.shared.leadership.borrow();
         let applied = self.applied_index();
+        let view = self.shared.raft.view();
         RaftStatus {
             term: view.term,
-            leader: leadership.leader,
-            committed: view.committed.max(applied),
+            // Where consensus has gone on to another term meanwhile, the leader of the one before is none.
+            leader: match leadership.term == view.term {
+                true => leadership.leader,
+                false => view.leader,
+            },
+            committed: self.committed_index(view.committed.max(applied)),
             applied,
             is_learner: view.is_learner,
         }
+    }
+
+    /// The highest index ever known to be committed, at least `known`. Consensus goes back in what it says of it: a new
+    /// leader tells its followers only what was committed in its own term.
+    fn committed_index(&self, known: u64) -> u64 {
+        let highest = &self.shared.committed;
+        let before = highest.load(Ordering::Acquire);
+        if before >= known {
+            return before;
+        }
+        highest.fetch_max(known, Ordering::AcqRel).max(known)
     }
 
     /// Index of the last applied entry.

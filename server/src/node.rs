@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use baton_proto::log::command::Op;
@@ -347,6 +348,7 @@ impl Node {
                 store,
                 leadership,
                 applied: applied_rx,
+                committed: AtomicU64::new(0),
                 rounds,
                 stopping: watch::Sender::new(false),
                 ready: watch::Sender::new(false),

@@ -17,7 +17,7 @@ use baton_proto::v3electionpb::election_client::ElectionClient;
 use baton_proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use baton_state_machine::{Response, RowChange, Table};
 use batond::apply_loop::APPLIED_KEY;
-use batond::core::Core;
+use batond::core::{Core, RaftStatus};
 use batond::line::{self, Line, Place};
 use batond::node::{Node, Parts};
 use batond::raft::seeded;
@@ -219,6 +219,59 @@ fn a_disk_that_only_says_it_synced_is_found_out() {
         judged.is_err()
     });
     assert!(found, "twenty campaigns over lying disks lost nothing");
+}
+
+/// What members have said of themselves so far.
+#[derive(Default)]
+struct Said {
+    last: BTreeMap<u64, RaftStatus>,
+    leaders: BTreeMap<u64, u64>,
+    committed_ahead: u64,
+}
+
+impl Said {
+    fn hear(&mut self, id: u64, status: RaftStatus) {
+        let before = self.last.insert(id, status).unwrap_or_default();
+        assert!(
+            status.term >= before.term
+                && status.committed >= before.committed
+                && status.applied >= before.applied,
+            "member {id} goes back from {before:?} to {status:?}"
+        );
+        assert!(status.committed >= status.applied, "{status:?}");
+        self.committed_ahead += status.committed - status.applied;
+        if status.leader != 0 {
+            let leader = *self.leaders.entry(status.term).or_insert(status.leader);
+            assert_eq!(status.leader, leader, "member {id}, term {}", status.term);
+        }
+    }
+}
+
+#[test]
+fn what_a_member_says_of_itself_never_goes_back_and_every_term_has_one_leader() {
+    for seed in 0..3 {
+        with_cluster(seed, |cluster| async move {
+            for client in 0..CLIENTS {
+                let write = write_forever(cluster.clone(), client, Acknowledged::default());
+                tokio::spawn(seeded(seed ^ (client + 1), write));
+            }
+            let mut said = Said::default();
+            for moment in 0..40_000 {
+                if moment % 4000 == 1000 {
+                    let alone = cluster.leader();
+                    cluster.net.cut(|a, b| a == alone || b == alone);
+                } else if moment % 4000 == 3000 {
+                    cluster.net.cut(|_, _| false);
+                }
+                for (id, core) in cluster.cores() {
+                    said.hear(id, core.raft_status());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(said.leaders.len() > 3, "terms: {:?}", said.leaders);
+            assert!(said.committed_ahead > 0, "nothing was seen to be applied");
+        });
+    }
 }
 
 #[test]

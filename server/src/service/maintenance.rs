@@ -66,7 +66,10 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         // Tools divide by the size, and what is in use is a part of it.
         let size = core.disk_bytes().max(in_use).max(1);
         Ok(Response::new(pb::StatusResponse {
-            header: Some(header::at(core, revision)),
+            header: Some(pb::ResponseHeader {
+                raft_term: raft.term,
+                ..header::at(core, revision)
+            }),
             version: ETCD_VERSION.to_owned(),
             db_size: bytes(size),
             leader: raft.leader,
