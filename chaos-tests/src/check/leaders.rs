@@ -15,7 +15,7 @@ pub const CHECKER: &str = "leaders";
 
 /// What it judges.
 const PROMISE: &str = "Reads and transactions are linearizable by default: there is at most one leader in a term, and no \
-     member goes back in its term or in what it has applied while it runs.";
+     member goes back in its term, in what it knows to be committed or in what it has applied while it runs.";
 
 /// What a member said of itself.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,8 @@ struct Said {
     at: Nanos,
     leads: bool,
     term: u64,
+    /// The last index it knows to be committed, if that was asked for.
+    committed: Option<u64>,
     applied: u64,
 }
 
@@ -55,6 +57,7 @@ fn said(history: &History) -> Vec<Said> {
             at: step.at,
             leads,
             term,
+            committed: None,
             applied: applied_index,
         }),
         _ => None,
@@ -68,6 +71,7 @@ fn said(history: &History) -> Vec<Said> {
                 at: op.returned,
                 leads: id != 0 && status.leader == id,
                 term: status.raft_term,
+                committed: Some(status.raft_index),
                 applied: status.raft_applied_index,
             })
         }
@@ -138,6 +142,7 @@ fn never_back(history: &History, said: &[Said], judgement: &mut Judgement) {
 /// Whether an answer is behind one that had come before it was asked for.
 fn goes_back(run: &[&&Said]) -> Option<Violation> {
     let mut term = 0;
+    let mut committed = 0;
     let mut applied = 0;
     let mut known = 0;
     let mut asked: Vec<&&&Said> = run.iter().collect();
@@ -145,12 +150,15 @@ fn goes_back(run: &[&&Said]) -> Option<Violation> {
     for said in asked {
         while let Some(before) = run.get(known).filter(|before| before.at <= said.from) {
             term = term.max(before.term);
+            committed = committed.max(before.committed.unwrap_or_default());
             applied = applied.max(before.applied);
             known += 1;
         }
         let member = said.member;
         let (what, now, before) = if said.term < term {
             ("term", said.term, term)
+        } else if let Some(now) = said.committed.filter(|now| *now < committed) {
+            ("committed index", now, committed)
         } else if said.applied < applied {
             ("applied index", said.applied, applied)
         } else {
@@ -165,7 +173,8 @@ fn goes_back(run: &[&&Said]) -> Option<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{MemberStep, Record};
+    use crate::history::{MemberStep, Operation, Outcome, Record};
+    use baton_proto::etcdserverpb as pb;
 
     fn status(leads: bool, term: u64, applied_index: u64) -> MemberEvent {
         MemberEvent::Status {
@@ -221,6 +230,34 @@ mod tests {
             (2, status(true, 3, 12)),
         ]);
         assert_eq!(judged.violations, []);
+    }
+
+    #[test]
+    fn a_member_that_forgets_what_was_committed_is_found() {
+        let told = |id, raft_index| {
+            let status = pb::StatusResponse {
+                raft_index,
+                ..Default::default()
+            };
+            Record::Operation(Operation {
+                id,
+                workload: "maintenance".into(),
+                client: 1,
+                member: 1,
+                called: 10 * id,
+                returned: 10 * id + 5,
+                request: pb::StatusRequest::default().into(),
+                outcome: Outcome::Ok(Answer::Status(status)),
+            })
+        };
+        let judged = |indexes: [u64; 3]| {
+            let told = (1..).zip(indexes).map(|(id, index)| told(id, index));
+            judge(&History::of(told)).violations
+        };
+        assert_eq!(judged([7, 7, 9]), []);
+        let found = judged([7, 9, 8]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].what.contains("committed index"), "{found:?}");
     }
 
     #[test]
