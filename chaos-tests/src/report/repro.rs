@@ -8,7 +8,7 @@ use crate::run::{Made, Run};
 pub fn replay(made: &Made) -> String {
     match made {
         Made::Real { server, .. } => format!("replay --bin {} plan.json", quoted(server)),
-        Made::Simulated => "sim --plan plan.json".into(),
+        Made::Simulated => "replay plan.json".into(),
     }
 }
 

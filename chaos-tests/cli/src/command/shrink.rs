@@ -19,10 +19,11 @@ pub struct Shrink {
     /// The checker whose violation is to be kept. Any of those that found one if it is not given.
     #[arg(long)]
     checker: Option<String>,
-    /// The server, if it is to be another than in that run.
+    /// The server, if it is to be another than in that run of real processes.
     #[arg(long, value_name = "PATH")]
     bin: Option<PathBuf>,
-    /// How often a plan is run before it is taken not to break anything.
+    /// How often a plan is run before it is taken not to break anything. What is simulated does the same every time, and is
+    /// run once.
     #[arg(long, default_value_t = 3)]
     tries: u32,
     /// How many runs there may be in all.
@@ -45,19 +46,20 @@ impl Shrink {
             );
         }
         let plan: Plan = read_json(&self.directory.join("plan.json"))?;
-        let Made::Real { server, .. } = read_json(&self.directory.join("run.json"))? else {
-            bail!(
-                "{} was simulated: only runs of real processes are shrunk",
-                self.directory.display()
-            );
+        let made: Made = read_json(&self.directory.join("run.json"))?;
+        let (server, tries) = match &made {
+            Made::Real { server, .. } => {
+                let server = self.bin.as_deref().unwrap_or(server);
+                (Some(server), self.tries)
+            }
+            Made::Simulated => (self.bin.as_deref(), 1),
         };
-        let server = self.bin.as_ref().unwrap_or(&server);
         let (trial, kept) = (self.directory.join("trial"), self.directory.join("shrunk"));
         let mut number = 0;
         let run = |plan: &Plan| {
             number += 1;
             println!("{number}: {}", words::plan(plan));
-            let verdict = play(plan, server, &trial)?;
+            let verdict = play(plan, &made, server, &trial)?;
             let broken = shrink::broken(&verdict);
             let names: Vec<&str> = broken.iter().map(String::as_str).collect();
             println!("   {}  {}", verdict.outcome, names.join(", "));
@@ -68,7 +70,7 @@ impl Shrink {
             Ok(verdict)
         };
         let effort = Effort {
-            tries: self.tries,
+            tries,
             runs: self.runs,
         };
         let shrunk = shrink::shrink(&plan, &checkers, effort, run)?;
@@ -86,15 +88,20 @@ impl Shrink {
     }
 }
 
-/// Plays a plan in a process of its own. One that comes to no verdict counts as an error of the harness.
-fn play(plan: &Plan, server: &Path, directory: &Path) -> Result<Verdict> {
+/// Plays a plan in a process of its own, the way a run was made. One that comes to no verdict counts as an error of the
+/// harness.
+fn play(plan: &Plan, made: &Made, server: Option<&Path>, directory: &Path) -> Result<Verdict> {
     clear(directory)?;
     fs::create_dir(directory)?;
     let planned = directory.join("plan.json");
     write_json(&planned, plan)?;
+    made.save(directory)?;
     let mut replay = Command::new(std::env::current_exe()?);
     replay.arg("replay").arg(&planned);
-    replay.arg("--bin").arg(server).arg("--out").arg(directory);
+    replay.arg("--out").arg(directory);
+    if let Some(server) = server {
+        replay.arg("--bin").arg(server);
+    }
     replay.stdin(Stdio::null()).stdout(Stdio::null());
     if !stderr().is_terminal() {
         replay.stderr(fs::File::create(directory.join("output"))?);
