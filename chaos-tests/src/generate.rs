@@ -144,6 +144,10 @@ const KINDS: &[Kind] = &[
         target: someone(c),
         percent: c.random_range(1..8)
     }),
+    kind!("memory", 10, 1, (1500, 4000), |c| Fault::Memory {
+        target: someone(c),
+        spare_mib: c.random_range(1..32)
+    }),
     kind!("descriptors", 10, 1, (1500, 4000), |c| Fault::Descriptors {
         target: someone(c),
         spare: c.random_range(0..8)
@@ -226,6 +230,48 @@ fn damages(fault: &Fault) -> bool {
             | Fault::SwapFiles { .. }
             | Fault::RollBack { .. }
     )
+}
+
+/// Whose processes, files or clocks a fault works on until it is healed, with nobody else working on them.
+fn taken(fault: &Fault) -> Option<Target> {
+    match fault {
+        Fault::Kill { target }
+        | Fault::KillInStartUp { target }
+        | Fault::KillLoop { target, .. }
+        | Fault::Terminate { target }
+        | Fault::Pause { target }
+        | Fault::Cpu { target, .. }
+        | Fault::Memory { target, .. }
+        | Fault::Descriptors { target, .. }
+        | Fault::ClockJump { target, .. }
+        | Fault::ClockStrobe { target, .. }
+        | Fault::ClockRate { target, .. }
+        | Fault::PowerCut { target }
+        | Fault::DiskFull { target }
+        | Fault::DiskSlow { target, .. }
+        | Fault::DiskHang { target }
+        | Fault::SyncError { target, .. }
+        | Fault::DiskReadOnly { target }
+        | Fault::FlipBits { target, .. }
+        | Fault::Truncate { target, .. }
+        | Fault::SwapFiles { target, .. }
+        | Fault::RollBack { target }
+        | Fault::LoseState { target }
+        | Fault::Point { target, .. } => Some(*target),
+        Fault::RollingRestart => Some(Target::All),
+        _ => None,
+    }
+}
+
+/// Whether a fault can be made while another one holds: there is somebody left whom it may be about. Of members that are as
+/// good as others, those are chosen that no fault works on; there is only one leader.
+fn goes_beside(fault: &Fault, before: &Fault, members: u64) -> bool {
+    let (Some(mine), Some(theirs)) = (taken(fault), taken(before)) else {
+        return true;
+    };
+    let many = |target| matches!(target, Target::All | Target::Majority);
+    let leader_again = mine == Target::Leader && theirs != Target::Follower;
+    members > 1 && !many(mine) && !many(theirs) && !leader_again
 }
 
 /// The first fault comes after this, so that there is something to disturb.
@@ -337,6 +383,13 @@ fn faults(wish: &Wish, members: u64, duration_ms: u64, chance: &mut SmallRng) ->
         let fault = (kind.make)(chance);
         let (shortest, longest) = kind.hold_ms;
         let hold_ms = chance.random_range(shortest..=longest);
+        let in_the_way = planned
+            .iter()
+            .filter(|held| !goes_beside(&fault, &held.fault, members))
+            .map(|held| held.at_ms + held.hold_ms);
+        if let Some(end) = in_the_way.max().filter(|end| *end > at_ms) {
+            at_ms = end + chance.random_range(500..3000);
+        }
         let again = damages(&fault) && damaged;
         if !again && at_ms + hold_ms <= duration_ms {
             damaged |= damages(&fault);
@@ -403,6 +456,34 @@ mod tests {
                 assert!(planned.at_ms + planned.hold_ms <= plan.duration_ms);
             }
         }
+    }
+
+    #[test]
+    fn faults_that_overlap_find_members_of_their_own() {
+        let mut overlaps = 0;
+        for seed in 0..500 {
+            let plan = plan(seed, &Wish::default());
+            for (number, fault) in plan.faults.iter().enumerate() {
+                for before in &plan.faults[..number] {
+                    if before.at_ms + before.hold_ms <= fault.at_ms {
+                        continue;
+                    }
+                    let (mine, theirs) = (taken(&fault.fault), taken(&before.fault));
+                    let (Some(mine), Some(theirs)) = (mine, theirs) else {
+                        continue;
+                    };
+                    overlaps += 1;
+                    assert!(plan.members > 1, "seed {seed}: {before:?}, {fault:?}");
+                    assert_ne!(theirs, Target::All, "seed {seed}: {before:?}, {fault:?}");
+                    assert_ne!(
+                        (mine, theirs),
+                        (Target::Leader, Target::Leader),
+                        "seed {seed}: {before:?}, {fault:?}"
+                    );
+                }
+            }
+        }
+        assert!(overlaps > 50, "{overlaps} overlaps");
     }
 
     #[test]

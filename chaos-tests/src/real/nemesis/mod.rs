@@ -284,6 +284,8 @@ impl Act {
         let mut all = self.everybody();
         let minority = (all.len() - 1) / 2;
         all.shuffle(&mut self.chance);
+        // Of those who are as good as others, first those whom no other fault works on.
+        all.sort_by_key(|member| self.cluster().node(*member).is_some_and(|it| it.is_taken()));
         let leader = match target {
             Target::Leader | Target::Follower => self.cluster().await_leader(LEADER).await,
             _ => None,
