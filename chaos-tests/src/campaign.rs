@@ -233,15 +233,71 @@ fn load(workload: Workload) -> Load {
     }
 }
 
-/// Run number `number` of a soak that began with `seed`: drawn whole, of one to three minutes.
+/// Of so many runs of a soak, one is long.
+const LONG_EVERY: u64 = 20;
+
+/// Run number `number` of a soak that began with `seed`: drawn whole, of one to three minutes; or, now and then, a [`long`]
+/// one.
 pub fn soak(seed: u64, number: u64) -> Plan {
     let seed = seed::stream_seed(seed, &format!("soak {number}"));
+    if number % LONG_EVERY == LONG_EVERY / 4 {
+        return long(seed, number);
+    }
     let seconds = seed::stream(seed, "length").random_range(60..=180);
     let wish = Wish {
         seconds: Some(seconds),
         ..Wish::default()
     };
     with_gates(generate::plan(seed, &wish))
+}
+
+/// A run that keeps its processes alive for so long that it shows whether they take more and more of the host. The load is
+/// the same in all of them, so that they can be compared, and what it leaves behind is compacted; the faults have
+/// connections, streams, leaders and leases come and go, and end no process.
+fn long(seed: u64, number: u64) -> Plan {
+    const MEMBERS: u64 = 3;
+    let faults = [
+        "isolate",
+        "one_way",
+        "cut_clients",
+        "flap",
+        "swizzle",
+        "loss",
+        "reset",
+        "pause",
+        "compact",
+        "defragment",
+        "move_leader",
+    ];
+    let wish = Wish {
+        members: Some(MEMBERS),
+        seconds: Some(660),
+        faults: faults.map(str::to_owned).to_vec(),
+        disk: Some(DiskKind::Ext4),
+        ..Wish::default()
+    };
+    let mut plan = generate::plan(seed, &wish);
+    plan.name = format!("long {number}");
+    plan.server = Server {
+        disk: DiskKind::Ext4,
+        ..Server::default()
+    };
+    plan.workloads = [
+        (Workload::Register, 3),
+        (Workload::Watch, 3),
+        (Workload::Lease, 3),
+        (Workload::Lock, 5),
+        (Workload::Queue, 3),
+        (Workload::Maintenance, 1),
+    ]
+    .map(|(workload, clients)| Load {
+        workload,
+        clients,
+        pause_ms: 60,
+    })
+    .to_vec();
+    plan.gates.push(Gate::new("growth/long lives", MEMBERS));
+    with_gates(plan)
 }
 
 /// A plan with what has to be seen in any run like it, beside what it asks for already: that every member took a write in
@@ -295,6 +351,25 @@ mod tests {
     fn the_quick_campaign_fits_into_five_minutes() {
         let load_ms: u64 = quick(1).iter().map(|plan| plan.duration_ms).sum();
         assert!(load_ms < 150_000, "{load_ms} ms of load");
+    }
+
+    #[test]
+    fn a_soak_has_a_long_run_in_which_no_fault_ends_a_process() {
+        let plans: Vec<Plan> = (0..LONG_EVERY).map(|number| soak(1, number)).collect();
+        let long: Vec<&Plan> = plans
+            .iter()
+            .filter(|plan| plan.duration_ms >= 600_000)
+            .collect();
+        assert_eq!(long.len(), 1);
+        let ends = |fault: &Fault| {
+            let kind = fault.kind();
+            ["kill", "terminate", "power", "restart", "disk", "sync"]
+                .iter()
+                .any(|word| kind.contains(word))
+        };
+        assert!(long[0].faults.len() > 50);
+        assert!(long[0].faults.iter().all(|planned| !ends(&planned.fault)));
+        assert_eq!(long[0].workloads.len(), 6);
     }
 
     #[test]

@@ -370,8 +370,23 @@ pub enum MemberEvent {
         /// The hash.
         hash: u64,
     },
+    /// What its process takes of the host.
+    Usage(Usage),
     /// A line of its log that no fault explains: a panic, a failed assertion.
     Alarming(String),
+}
+
+/// What a process takes of the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory that is resident, in KiB.
+    pub memory_kib: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+    /// What is taken of its disk, in KiB; 0 if it has none of its own.
+    pub disk_kib: u64,
 }
 
 /// A whole history, sorted into kinds.

@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail};
 use chaos_tests::plan::Plan;
 use chaos_tests::report::Summary;
 use chaos_tests::report::campaign::Campaign;
-use chaos_tests::report::totals::Totals;
-use chaos_tests::verdict::{Judgement, Outcome, Verdict};
+use chaos_tests::verdict::Outcome;
 use serde::{Deserialize, Serialize};
 
 use crate::coverage;
@@ -50,24 +49,16 @@ impl Line {
         let named = messages.map(|(what, count)| (what.to_owned(), count));
         Self {
             seed: episode.plan.seed,
-            summary: Summary {
-                verdict: episode.verdict.clone(),
-                totals: Totals::of(&episode.recorder.history()),
-            },
+            summary: Summary::of(episode.verdict.clone(), &episode.recorder.history()),
             messages: named.into(),
         }
     }
 
     /// A seed that came to no verdict.
     fn failed(seed: u64, why: String) -> Self {
-        let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
-        harness.harness_errors.push(why);
         Self {
             seed,
-            summary: Summary {
-                verdict: Verdict::of(vec![harness], &[]),
-                totals: Totals::default(),
-            },
+            summary: Summary::without_verdict(why),
             messages: BTreeMap::new(),
         }
     }
@@ -348,10 +339,9 @@ impl Default for Total {
 
 impl Total {
     fn add(&mut self, line: &Line) {
-        let Summary { verdict, totals } = &line.summary;
         let directory = name(line.seed).into();
         self.campaign
-            .add(&format!("seed {}", line.seed), directory, verdict, totals);
+            .add(&format!("seed {}", line.seed), directory, &line.summary);
         for (what, count) in &line.messages {
             *self.messages.entry(what.clone()).or_default() += count;
         }
@@ -380,6 +370,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use chaos_tests::verdict::Verdict;
 
     const SEEDS: Seeds = Seeds {
         from: 10,

@@ -15,6 +15,7 @@ pub mod exclusion;
 mod explain;
 pub mod faults;
 pub mod final_reads;
+pub mod growth;
 pub mod hashes;
 pub mod known;
 pub mod leaders;
@@ -63,6 +64,7 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(liveness::judge(history, plan.members));
     judgements.push(faults::judge(history));
     judgements.push(processes::judge(history));
+    judgements.push(growth::judge(history));
     judgements
 }
 

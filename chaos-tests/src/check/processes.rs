@@ -23,7 +23,7 @@ pub fn judge(history: &History) -> Judgement {
             MemberEvent::Alarming(line) => {
                 judgement.violated(Violation::new(format!("m{member} logged: {line}")).at(step.at))
             }
-            MemberEvent::Status { .. } | MemberEvent::StateHash { .. } => {}
+            MemberEvent::Status { .. } | MemberEvent::StateHash { .. } | MemberEvent::Usage(_) => {}
         }
     }
     judgement

@@ -26,6 +26,9 @@ use crate::plan::{DiskKind, Plan};
 /// How often each member is asked for its status.
 const OBSERVE: Duration = Duration::from_millis(250);
 
+/// After so many times it is also looked at what its process takes of the host.
+const MEASURE: u64 = 8;
+
 /// How often the harness looks whether it runs itself.
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
@@ -302,9 +305,18 @@ async fn observe(node: Arc<Node>, seen: Arc<Mutex<BTreeMap<Member, Seen>>>, reco
     let mut ticks = tokio::time::interval(OBSERVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut hashes = Hashes::of(node.member);
-    loop {
+    for tick in 0_u64.. {
         ticks.tick().await;
         node.scan_log();
+        if tick % MEASURE == 0
+            && let Some(usage) = node.usage()
+        {
+            recorder.add(Record::Member(MemberStep {
+                member: node.member,
+                at: recorder.now(),
+                event: MemberEvent::Usage(usage),
+            }));
+        }
         let Ok(status) = node.status().await else {
             continue;
         };

@@ -75,6 +75,13 @@ impl Disk {
         &self.mount
     }
 
+    /// How much of it is taken, in KiB; 0 where it cannot say. Asks the filesystem, which answers even while it hangs.
+    pub fn used_kib(&self) -> u64 {
+        rustix::fs::statvfs(&self.mount).map_or(0, |it| {
+            (it.f_blocks - it.f_bfree).saturating_mul(it.f_frsize) / 1024
+        })
+    }
+
     /// Its filesystem.
     pub fn kind(&self) -> DiskKind {
         self.kind

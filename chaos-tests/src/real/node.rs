@@ -23,7 +23,7 @@ use super::clock::Clock;
 use super::disk::Disk;
 use super::host::program;
 use super::net::{self, Place};
-use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder};
+use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, Usage};
 
 /// The pause between two looks at something that has no way to tell us.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -131,6 +131,11 @@ impl Node {
             excused: AtomicU32::new(0),
             scanned: Mutex::new(0),
         }
+    }
+
+    /// Whether a fault works on it, or waits to.
+    pub fn is_taken(&self) -> bool {
+        Arc::strong_count(&self.claim) > 1
     }
 
     /// Its data directory.
@@ -265,6 +270,23 @@ impl Node {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
         state.is_some_and(|rest| rest.starts_with(letter))
+    }
+
+    /// What its process takes of the host, while it runs.
+    pub fn usage(&self) -> Option<Usage> {
+        let process = Path::new("/proc").join(self.pid()?.to_string());
+        let status = fs::read_to_string(process.join("status")).ok()?;
+        let field = |name: &str| -> Option<u64> {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.split_whitespace().next()?.parse().ok()
+        };
+        let descriptors = fs::read_dir(process.join("fd")).ok()?.count();
+        Some(Usage {
+            memory_kib: field("VmRSS:")?,
+            descriptors: u64::try_from(descriptors).ok()?,
+            threads: field("Threads:")?,
+            disk_kib: self.disk.as_ref().map_or(0, Disk::used_kib),
+        })
     }
 
     /// From here on its process may end without being blamed for it.

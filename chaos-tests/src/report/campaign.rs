@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::totals::Totals;
-use crate::report::words;
-use crate::verdict::{Outcome, Verdict};
+use crate::check::growth::{Growth, RESOURCES, Resource};
+use crate::report::totals::{Totals, percentile};
+use crate::report::{Summary, words};
+use crate::verdict::Outcome;
 
 /// A run of a campaign.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Episode {
     pub broken: BTreeMap<String, usize>,
     /// Why it is no valid run, in a line.
     pub why: Option<String>,
+    /// What each member took of the host.
+    #[serde(default)]
+    pub growth: Vec<Growth>,
 }
 
 /// Many runs.
@@ -44,7 +48,12 @@ pub struct Campaign {
 
 impl Campaign {
     /// Adds a run.
-    pub fn add(&mut self, name: &str, directory: PathBuf, verdict: &Verdict, totals: &Totals) {
+    pub fn add(&mut self, name: &str, directory: PathBuf, summary: &Summary) {
+        let Summary {
+            verdict,
+            totals,
+            growth,
+        } = summary;
         self.totals.add(totals);
         let mut broken = BTreeMap::new();
         for judgement in &verdict.judgements {
@@ -66,6 +75,7 @@ impl Campaign {
             outcome: verdict.outcome,
             broken,
             why: verdict.first(),
+            growth: growth.clone(),
         });
     }
 
@@ -97,6 +107,9 @@ impl Campaign {
         )
     }
 }
+
+/// From here on it is told of a run how what a member takes has grown in it.
+const LONG_MS: u64 = 240_000;
 
 /// All of it as text: verdicts, operations, faults by kind, facts, and every run that is not valid.
 pub fn text(campaign: &Campaign) -> String {
@@ -171,6 +184,32 @@ pub fn text(campaign: &Campaign) -> String {
             );
         }
     }
+    for Resource { name, unit, of, .. } in RESOURCES {
+        let mut used: Vec<u64> = campaign
+            .episodes
+            .iter()
+            .flat_map(|episode| &episode.growth)
+            .map(|growth| of(&growth.last))
+            .collect();
+        if let (Some(usual), Some(most)) = (percentile(&mut used, 50), used.last()) {
+            let told = format!("{usual}{unit} in the end of a run, at most {most}{unit}");
+            row(name, told);
+        }
+    }
+    for episode in &campaign.episodes {
+        for growth in &episode.growth {
+            if growth.watched_ms < LONG_MS {
+                continue;
+            }
+            let grown = RESOURCES.map(|Resource { name, unit, of, .. }| {
+                let (early, last) = (of(&growth.early), of(&growth.last));
+                format!("{name} {early} to {last}{unit}")
+            });
+            let seconds = growth.watched_ms / 1000;
+            let told = format!("m{} in {seconds} s: {}", growth.member, grown.join(", "));
+            row(&episode.name, told);
+        }
+    }
     let examined: u64 = campaign.facts.values().sum();
     row("facts examined", words::number(examined));
     for (fact, count) in &campaign.facts {
@@ -200,25 +239,33 @@ pub fn text(campaign: &Campaign) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Usage;
     use crate::report::example;
+    use crate::verdict::Verdict;
 
     #[test]
     fn a_campaign_adds_up_and_names_what_was_not_valid() {
         let (plan, history) = example::run();
-        let totals = Totals::of(&history);
+        let took = |mib: u64| Usage {
+            memory_kib: mib * 1024,
+            ..Usage::default()
+        };
+        let growth = |watched_ms| Growth {
+            member: 3,
+            watched_ms,
+            early: took(60),
+            last: took(90),
+        };
+        let summary = |verdict, growth| Summary {
+            verdict,
+            totals: Totals::of(&history),
+            growth: vec![growth],
+        };
         let mut campaign = Campaign::default();
-        campaign.add(
-            "good",
-            "out/1".into(),
-            &Verdict::of(Vec::new(), &[]),
-            &totals,
-        );
-        campaign.add(
-            "bad",
-            "out/2".into(),
-            &example::verdict(&plan, &history),
-            &totals,
-        );
+        let good = Verdict::of(Vec::new(), &[]);
+        campaign.add("good", "out/1".into(), &summary(good, growth(600_000)));
+        let bad = example::verdict(&plan, &history);
+        campaign.add("bad", "out/2".into(), &summary(bad, growth(60_000)));
         assert_eq!(campaign.outcome(), Outcome::Invalid);
         assert!(campaign.line().contains("INVALID"), "{}", campaign.line());
         let text = text(&campaign);
@@ -230,6 +277,15 @@ mod tests {
             text.contains("INVALID  bad  out/2\n    real_time: operation"),
             "{text}"
         );
+        assert!(
+            text.contains("90 MiB in the end of a run, at most 90 MiB"),
+            "{text}"
+        );
+        assert!(
+            text.contains("m3 in 600 s: memory 60 to 90 MiB, descriptors 0 to 0"),
+            "{text}"
+        );
+        assert!(!text.contains("m3 in 60 s"), "{text}");
         assert!(text.ends_with("INVALID\n"), "{text}");
     }
 

@@ -24,8 +24,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::growth::{self, Growth};
+use crate::history::History;
 use crate::run::{Run, write_json};
-use crate::verdict::Verdict;
+use crate::verdict::{Judgement, Verdict};
 use totals::Totals;
 
 /// What `verdict.json` holds.
@@ -36,6 +38,27 @@ pub struct Summary {
     pub verdict: Verdict,
     /// What the run amounts to.
     pub totals: Totals,
+    /// What each member took of the host.
+    #[serde(default)]
+    pub growth: Vec<Growth>,
+}
+
+impl Summary {
+    /// What a run comes to that was judged.
+    pub fn of(verdict: Verdict, history: &History) -> Self {
+        Self {
+            verdict,
+            totals: Totals::of(history),
+            growth: growth::of(history),
+        }
+    }
+
+    /// What a run comes to that nothing is left of, for this reason.
+    pub fn without_verdict(why: String) -> Self {
+        let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
+        harness.harness_errors.push(why);
+        Self::of(Verdict::of(vec![harness], &[]), &History::default())
+    }
 }
 
 /// Writes `verdict.json`, `junit.xml`, `repro.sh` and `report.html` into the directory of a run, over older ones.
@@ -43,10 +66,7 @@ pub struct Summary {
 /// # Errors
 /// One of them cannot be written; it is named.
 pub fn write(run: &Run, verdict: &Verdict) -> io::Result<()> {
-    let summary = Summary {
-        verdict: verdict.clone(),
-        totals: Totals::of(&run.history),
-    };
+    let summary = Summary::of(verdict.clone(), &run.history);
     let file = |name: &str| run.directory.join(name);
     write_json(&file("verdict.json"), &summary)?;
     put(

@@ -339,7 +339,7 @@ fn lane(member: Member, history: &History, end: Nanos) -> Lane {
                 heard = at;
             }
             MemberEvent::Alarming(line) => lane.alarming.push((at, line.clone())),
-            MemberEvent::StateHash { .. } => {}
+            MemberEvent::StateHash { .. } | MemberEvent::Usage(_) => {}
         }
     }
     if end.saturating_sub(heard) > SILENT_AFTER {

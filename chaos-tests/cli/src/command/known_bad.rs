@@ -1,9 +1,13 @@
 use anyhow::Result;
-use chaos_tests::known_bad::{CASES, Case};
+use chaos_tests::known_bad::{CASES, Case, Said};
 use chaos_tests::real::host;
 use chaos_tests::verdict::Outcome;
 
 use super::series::{Common, Series};
+
+/// How often a case may be run. A defect does not show in every run, and a busy host sees too little in some; what must not
+/// be found must not be found in any.
+const RUNS: u64 = 3;
 
 /// The command `known-bad`.
 #[derive(clap::Args)]
@@ -23,33 +27,37 @@ impl KnownBad {
             self.common.bin = Some(etcd);
         }
         let mut series = Series::begin(self.common, "known-bad")?;
-        let mut wrong = 0;
+        let mut gravest = Outcome::Valid;
         for case in CASES {
-            let outcome = series.play(&case.plan(self.seed))?;
-            let broken = series.last_broken();
-            let right = is_right(case, outcome, &broken);
-            let found = if broken.is_empty() {
-                outcome.to_string()
-            } else {
-                broken.join(", ")
+            let (said, found) = try_out(case, self.seed, &mut series)?;
+            let (verdict, outcome) = match said {
+                Said::AsItIs => ("as it is", Outcome::Valid),
+                Said::NotYet => ("NOT FOUND", Outcome::HarnessError),
+                Said::Nothing => ("nothing said", Outcome::Inconclusive),
+                Said::Wrong => ("WRONG", Outcome::HarnessError),
             };
-            let verdict = if right { "as it is" } else { "WRONG" };
             println!("{:12} {verdict}: {found} ({})", case.name, case.about);
-            wrong += usize::from(!right);
+            gravest = gravest.max(outcome);
         }
-        println!("{} cases, {wrong} wrong", CASES.len());
-        Ok(match wrong {
-            0 => Outcome::Valid,
-            _ => Outcome::HarnessError,
-        })
+        println!("{} cases, {gravest}", CASES.len());
+        Ok(gravest)
     }
 }
 
-fn is_right(case: &Case, outcome: Outcome, broken: &[&str]) -> bool {
-    let expected = if case.broken.is_empty() {
-        Outcome::Valid
-    } else {
-        Outcome::Invalid
-    };
-    outcome == expected && broken == case.broken
+/// Runs a case until it says what it has to or what it must not, and tells what was found in the last run.
+fn try_out(case: &Case, seed: u64, series: &mut Series) -> Result<(Said, String)> {
+    let mut run = 1;
+    loop {
+        let outcome = series.play(&case.plan(seed, run))?;
+        let said = case.said(&series.last_verdict()?);
+        if matches!(said, Said::AsItIs | Said::Wrong) || run == RUNS {
+            let broken = series.last_broken();
+            let found = match broken.is_empty() {
+                true => outcome.to_string(),
+                false => broken.join(", "),
+            };
+            return Ok((said, found));
+        }
+        run += 1;
+    }
 }

@@ -25,7 +25,10 @@ impl Quick {
         if self.sim_seeds > 0 {
             let seeds = self.sim_seeds.to_string();
             let from = self.seed.to_string();
-            let simulated = ["sim", "--twice", "--seeds", &seeds, "--from", &from];
+            let out = series.out().display().to_string();
+            let simulated = [
+                "sim", "--twice", "--seeds", &seeds, "--from", &from, "--out", &out,
+            ];
             let simulated = series.ask(&simulated)?;
             outcome = outcome.max(simulated);
         }

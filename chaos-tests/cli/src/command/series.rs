@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use chaos_tests::plan::Plan;
 use chaos_tests::report::Summary;
 use chaos_tests::report::campaign::{self, Campaign};
-use chaos_tests::report::totals::Totals;
 use chaos_tests::run::{read_json, write_json};
-use chaos_tests::verdict::{Judgement, Outcome, Verdict};
+use chaos_tests::verdict::{Outcome, Verdict};
 
 /// What the runs of a series have in common.
 #[derive(clap::Args)]
@@ -112,20 +111,13 @@ impl Series {
         replay.stdin(Stdio::null());
         replay.stderr(to.try_clone()?).stdout(to);
         let status = replay.status().context("cannot begin a run")?;
-        let Summary { verdict, totals } = read_json(&verdict).unwrap_or_else(|_| {
+        let summary: Summary = read_json(&verdict).unwrap_or_else(|_| {
             let said = fs::read_to_string(&output).unwrap_or_default();
             let last = said.trim_end().lines().last().unwrap_or_default();
-            let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
-            let error = format!("no verdict ({status}): {last}");
-            harness.harness_errors.push(error);
-            Summary {
-                verdict: Verdict::of(vec![harness], &[]),
-                totals: Totals::default(),
-            }
+            Summary::without_verdict(format!("no verdict ({status}): {last}"))
         });
-        let outcome = verdict.outcome;
-        self.campaign
-            .add(&plan.name, directory.clone(), &verdict, &totals);
+        let outcome = summary.verdict.outcome;
+        self.campaign.add(&plan.name, directory.clone(), &summary);
         println!("{}", self.campaign.line());
         if outcome == Outcome::Valid {
             let _ = fs::remove_file(directory.join("history.jsonl"));
@@ -157,6 +149,15 @@ impl Series {
     /// Where its runs are kept.
     pub fn out(&self) -> &Path {
         &self.out
+    }
+
+    /// The verdict of the last run.
+    ///
+    /// # Errors
+    /// There was none, or it came to none.
+    pub fn last_verdict(&self) -> Result<Verdict> {
+        let last = self.campaign.episodes.last().context("no run yet")?;
+        Ok(read_json(&last.directory.join("verdict.json"))?)
     }
 
     /// The checkers that found something in the last run, in the order of their names.
