@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::Context;
 use super::ask::{created_at, delete, first_created, prefix_end, put, txn};
-use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, outlived, patience_ends};
+use super::line::{self, AGAIN, Attempt, Held, Manner, ask_service, patience_ends};
 use super::session::Session;
 use super::stream::Stream;
 use crate::client::Client;
@@ -158,11 +158,11 @@ impl Candidate {
     }
 
     async fn campaign(&mut self, session: &Session, manner: Manner, by_service: bool) -> Attempt {
-        let limit = manner.patience(&mut self.chance);
-        let context = self.context.clone();
-        let give_up = patience_ends(&context, session, limit);
         let value = Bytes::from(self.value('c'));
         if !by_service {
+            let limit = manner.patience(&mut self.chance);
+            let context = self.context.clone();
+            let give_up = patience_ends(&context, session, limit);
             let line = format!("{LINES}{}/", self.election);
             let mut contender = line::Contender {
                 context: &mut self.context,
@@ -179,20 +179,16 @@ impl Candidate {
             lease: session.lease(),
             value,
         };
-        let outcome = if manner == Manner::Outlived {
-            let other = context.client(ELECTION, context.any_member(&mut self.chance));
-            let limit = Duration::from_millis(self.chance.random_range(1..=100));
-            let answer = self.client.call_within(request, LONGEST_WAIT * 2);
-            match outlived(&context, other, session, limit, answer).await {
-                Some(outcome) => outcome,
-                None => return Attempt::Unclear,
-            }
-        } else {
-            tokio::select! {
-                biased;
-                () = give_up => return Attempt::Unclear,
-                outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
-            }
+        let asked = ask_service(
+            manner,
+            request,
+            &self.context,
+            &mut self.client,
+            &mut self.chance,
+            (ELECTION, session),
+        );
+        let Some(outcome) = asked.await else {
+            return Attempt::Unclear;
         };
         match outcome {
             Outcome::Ok(Answer::Campaign(won)) => Attempt::Held(Held {

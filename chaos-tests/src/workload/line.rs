@@ -17,7 +17,7 @@ use super::ask::{created_at, created_before, first_created, get, put, ranges, tx
 use super::await_event::{Waited, event};
 use super::session::Session;
 use crate::client::Client;
-use crate::history::{Answer, Hold, HoldEnd, Nanos, Outcome, Record};
+use crate::history::{Answer, Hold, HoldEnd, Nanos, Outcome, Record, Request};
 
 /// The longest that a place in line is waited for.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -119,9 +119,33 @@ pub async fn patience_ends(context: &Context, session: &Session, limit: Duration
     }
 }
 
+/// Asks a service for a place in line and waits for its answer, as `manner` has it. `None` if the answer was not waited for,
+/// or is of no use to whoever waited.
+pub async fn ask_service(
+    manner: Manner,
+    request: impl Into<Request>,
+    context: &Context,
+    client: &mut Client,
+    chance: &mut SmallRng,
+    (workload, session): (&'static str, &Session),
+) -> Option<Outcome> {
+    let limit = manner.patience(chance);
+    if manner == Manner::Outlived {
+        let other = context.client(workload, context.any_member(chance));
+        let limit = Duration::from_millis(chance.random_range(1..=100));
+        let answer = client.call_within(request, LONGEST_WAIT * 2);
+        return outlived(context, other, session, limit, answer).await;
+    }
+    tokio::select! {
+        biased;
+        () = patience_ends(context, session, limit) => None,
+        outcome = client.call_within(request, LONGEST_WAIT * 2) => Some(outcome),
+    }
+}
+
 /// Waits for an answer. After `limit` somebody else ends the session, and it is still waited for: `None`, then, for what it
 /// says is of no use to whoever waited.
-pub async fn outlived<T>(
+async fn outlived<T>(
     context: &Context,
     mut other: Client,
     session: &Session,

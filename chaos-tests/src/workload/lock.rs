@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::Context;
 use super::ask::{by_creation, created_at, delete, get, put, txn};
-use super::line::{self, AGAIN, Attempt, Held, LONGEST_WAIT, Manner, outlived, patience_ends};
+use super::line::{self, AGAIN, Attempt, Held, Manner, ask_service, patience_ends};
 use super::session::Session;
 use crate::client::Client;
 use crate::history::{Answer, Effect, HoldEnd, Nanos, Outcome, Record};
@@ -153,27 +153,21 @@ impl Contender {
     }
 
     async fn lock_by_service(&mut self, session: &Session, manner: Manner) -> Attempt {
-        let limit = manner.patience(&mut self.chance);
         let key = self.key(session);
         let request = service::LockRequest {
             name: format!("{LINES}{}", self.lock).into(),
             lease: session.lease(),
         };
-        let context = self.context.clone();
-        let outcome = if manner == Manner::Outlived {
-            let other = context.client(LOCK, context.any_member(&mut self.chance));
-            let limit = Duration::from_millis(self.chance.random_range(1..=100));
-            let answer = self.client.call_within(request, LONGEST_WAIT * 2);
-            match outlived(&context, other, session, limit, answer).await {
-                Some(outcome) => outcome,
-                None => return Attempt::Unclear,
-            }
-        } else {
-            tokio::select! {
-                biased;
-                () = patience_ends(&context, session, limit) => return Attempt::Unclear,
-                outcome = self.client.call_within(request, LONGEST_WAIT * 2) => outcome,
-            }
+        let asked = ask_service(
+            manner,
+            request,
+            &self.context,
+            &mut self.client,
+            &mut self.chance,
+            (LOCK, session),
+        );
+        let Some(outcome) = asked.await else {
+            return Attempt::Unclear;
         };
         match outcome {
             Outcome::Ok(Answer::Lock(_)) => {}
