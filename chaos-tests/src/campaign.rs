@@ -324,6 +324,8 @@ pub fn with_gates(mut plan: Plan) -> Plan {
             Workload::Election => gate("election/leaderships", 3),
             Workload::Queue => gate("queue/acknowledgements", 5),
             Workload::Barrier => gate("barrier/barriers", 1),
+            // Nobody else can say the same where there is one member.
+            Workload::Maintenance if plan.members == 1 => gate("hashes/HashKV", 1),
             Workload::Maintenance => gate("hashes/revisions compared", 1),
             Workload::Overload => gate("overload/taken", 1),
         }
@@ -351,6 +353,24 @@ mod tests {
     fn the_quick_campaign_fits_into_five_minutes() {
         let load_ms: u64 = quick(1).iter().map(|plan| plan.duration_ms).sum();
         assert!(load_ms < 150_000, "{load_ms} ms of load");
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_not_asked_for_what_takes_two() {
+        let gates = |members| {
+            let mut wish = Wish {
+                members: Some(members),
+                workloads: vec![Workload::Maintenance],
+                ..Wish::default()
+            };
+            wish.faults.push("kill".to_owned());
+            let plan = with_gates(generate::plan(1, &wish));
+            let facts = plan.gates.iter().map(|gate| gate.fact.clone());
+            facts.collect::<BTreeSet<String>>()
+        };
+        let takes_two = "hashes/revisions compared";
+        assert!(gates(3).contains(takes_two));
+        assert!(!gates(1).contains(takes_two));
     }
 
     #[test]

@@ -381,6 +381,10 @@ fn faults(wish: &Wish, members: u64, duration_ms: u64, chance: &mut SmallRng) ->
             break;
         };
         let fault = (kind.make)(chance);
+        let is_nobody = matches!(taken(&fault), Some(Target::Follower | Target::Minority));
+        if members == 1 && is_nobody {
+            continue;
+        }
         let (shortest, longest) = kind.hold_ms;
         let hold_ms = chance.random_range(shortest..=longest);
         let in_the_way = planned

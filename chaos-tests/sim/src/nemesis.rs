@@ -718,9 +718,15 @@ impl Making {
 
     async fn stop(&self, member: Member) -> bool {
         let hands = &self.nemesis.hands;
+        let asked = hands.seen(member).starts;
         hands.order(member, Order::Stop).await;
+        // Another fault may have ended it meanwhile, and started the next.
+        let runs = || {
+            let seen = hands.seen(member);
+            seen.runs && seen.starts == asked
+        };
         let stopped = async {
-            while hands.seen(member).runs {
+            while runs() {
                 tokio::time::sleep(LOOK).await;
             }
         };

@@ -88,6 +88,7 @@ impl Wire {
         let number = shared.doors_opened;
         shared.doors.insert(member, (number, door));
         shared.dark.remove(&member);
+        self.changed.send_replace(());
     }
 
     /// The member's process ended. Without power, nobody is told.
@@ -100,6 +101,7 @@ impl Wire {
             shared.dark.insert(member);
             shared.dark_doors.extend(door.map(|(number, _)| number));
         }
+        self.changed.send_replace(());
     }
 
     /// Clients reach all members but these.
@@ -145,6 +147,15 @@ impl Wire {
         }
     }
 
+    /// Returns once the member has power.
+    async fn lit(&self, member: Member) {
+        let mut changed = self.changed.subscribe();
+        while self.shared.lock().dark.contains(&member) {
+            // The sender is `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
     async fn connect(self, member: Member) -> io::Result<TokioIo<DuplexStream>> {
         self.delay().await;
         self.whole(member).await;
@@ -180,9 +191,14 @@ impl Wire {
         }
         let is_dark = self.shared.lock().dark_doors.contains(&door);
         if is_dark {
-            // The client hears nothing more, until it gives up.
+            // The client hears nothing until it says something: that is sent again and again, to a machine that knows
+            // nothing of the connection and says so once it is back.
             let mut unheard = [0; 1024];
-            while from_client.read(&mut unheard).await.is_ok_and(|n| n > 0) {}
+            if from_client.read(&mut unheard).await.is_ok_and(|n| n > 0) {
+                self.lit(member).await;
+                self.delay().await;
+                self.whole(member).await;
+            }
         }
     }
 
