@@ -6,6 +6,7 @@ use crate::generate::{self, Wish};
 use crate::plan::{
     DiskKind, Fault, FileKind, Gate, Load, Plan, PlannedFault, Server, Target, Workload,
 };
+use crate::report::campaign::Campaign;
 use crate::seed;
 
 /// The runs of the quick campaign, which every change has to pass: each aims at another promise. `seed` draws what they
@@ -315,6 +316,7 @@ pub fn with_gates(mut plan: Plan) -> Plan {
                 gate("revisions/writes acknowledged", 50);
                 gate("revisions/reads compared", 50);
                 gate("real time/linearizable reads ordered", 50);
+                gate("real time/members that were read", plan.members);
                 gate("linearizability/operations on keys", 50);
             }
             Workload::Append => gate("append/transactions on several lists", 10),
@@ -327,10 +329,53 @@ pub fn with_gates(mut plan: Plan) -> Plan {
             // Nobody else can say the same where there is one member.
             Workload::Maintenance if plan.members == 1 => gate("hashes/HashKV", 1),
             Workload::Maintenance => gate("hashes/revisions compared", 1),
-            Workload::Overload => gate("overload/taken", 1),
+            Workload::Overload => {
+                gate("overload/taken", 1);
+                gate("overload/too large and refused", 1);
+                gate("overload/others served meanwhile", 1);
+            }
         }
     }
     plan
+}
+
+/// What runs have to have seen together, whatever each of them saw.
+const TOGETHER: [&str; 11] = [
+    "exclusion/control broken",
+    "exclusion/fenced writes refused",
+    "exclusion/lost while holding",
+    "hashes/revisions compared",
+    "leaders/changes",
+    "lease/expired",
+    "lease/survived a leader change",
+    "liveness/faults that left a quorum",
+    "queue/claims that ended with a lease",
+    "watch/events after a resume",
+    "watch/progress notifications",
+];
+
+/// What the runs of a campaign have not seen, in words.
+pub fn missing(campaign: &Campaign) -> Vec<String> {
+    let mut missing = Vec::new();
+    for fact in TOGETHER {
+        if campaign.counted(fact) == 0 {
+            missing.push(format!("{fact}: none"));
+        }
+    }
+    // A server that shows hashes of its state shows them for this.
+    if campaign.counted("hashes/state hashes") > 0
+        && campaign.counted("hashes/indexes compared") == 0
+    {
+        missing.push("hashes/indexes compared: none".to_owned());
+    }
+    let faults = campaign.counted("liveness/faults that left a quorum");
+    let through = campaign.counted("liveness/faults that left a quorum and were served through");
+    if through * 2 < faults {
+        missing.push(format!(
+            "of {faults} faults that left a quorum, only {through} were served through"
+        ));
+    }
+    missing
 }
 
 #[cfg(test)]
@@ -371,6 +416,23 @@ mod tests {
         let takes_two = "hashes/revisions compared";
         assert!(gates(3).contains(takes_two));
         assert!(!gates(1).contains(takes_two));
+    }
+
+    #[test]
+    fn a_campaign_is_told_what_it_has_not_seen() {
+        let mut campaign = Campaign::default();
+        assert_eq!(missing(&campaign).len(), TOGETHER.len());
+        for fact in TOGETHER {
+            campaign.facts.insert(fact.to_owned(), 4);
+        }
+        let through = "liveness/faults that left a quorum and were served through";
+        for (served, wanted) in [(1, 1), (2, 0)] {
+            campaign.facts.insert(through.to_owned(), served);
+            assert_eq!(missing(&campaign).len(), wanted);
+        }
+        let shown = "hashes/state hashes";
+        campaign.facts.insert(shown.to_owned(), 9);
+        assert_eq!(missing(&campaign), ["hashes/indexes compared: none"]);
     }
 
     #[test]

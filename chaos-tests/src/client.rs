@@ -195,8 +195,11 @@ pub fn certainly_not_done(status: &Status) -> bool {
         | Code::AlreadyExists
         | Code::PermissionDenied
         | Code::Unauthenticated
-        | Code::Unimplemented
-        | Code::ResourceExhausted => true,
+        | Code::Unimplemented => true,
+        // A connection that is closed for too much traffic ends calls with this code, too, done or not.
+        Code::ResourceExhausted => ["etcdserver: ", "grpc: received message larger than max"]
+            .iter()
+            .any(|known| status.message().starts_with(known)),
         Code::Unavailable => refused_before_it_was_sent(status),
         _ => false,
     }

@@ -85,7 +85,7 @@ macro_rules! kind {
 }
 
 /// Every kind of fault that plans are drawn from. Faults at points of the code are not among them: they need a build made
-/// for it, and are asked for by name.
+/// for it, which simulation and the trials of planted bugs have.
 const KINDS: &[Kind] = &[
     kind!("isolate", 60, 3, (800, 6000), |c| Fault::Isolate {
         target: someone(c)
@@ -235,31 +235,16 @@ fn damages(fault: &Fault) -> bool {
 /// Whose processes, files or clocks a fault works on until it is healed, with nobody else working on them.
 fn taken(fault: &Fault) -> Option<Target> {
     match fault {
-        Fault::Kill { target }
-        | Fault::KillInStartUp { target }
-        | Fault::KillLoop { target, .. }
-        | Fault::Terminate { target }
-        | Fault::Pause { target }
-        | Fault::Cpu { target, .. }
-        | Fault::Memory { target, .. }
-        | Fault::Descriptors { target, .. }
-        | Fault::ClockJump { target, .. }
-        | Fault::ClockStrobe { target, .. }
-        | Fault::ClockRate { target, .. }
-        | Fault::PowerCut { target }
-        | Fault::DiskFull { target }
-        | Fault::DiskSlow { target, .. }
-        | Fault::DiskHang { target }
-        | Fault::SyncError { target, .. }
-        | Fault::DiskReadOnly { target }
-        | Fault::FlipBits { target, .. }
-        | Fault::Truncate { target, .. }
-        | Fault::SwapFiles { target, .. }
-        | Fault::RollBack { target }
-        | Fault::LoseState { target }
-        | Fault::Point { target, .. } => Some(*target),
         Fault::RollingRestart => Some(Target::All),
-        _ => None,
+        // These work on what lies between processes, or only ask for something.
+        Fault::Isolate { .. }
+        | Fault::OneWay { .. }
+        | Fault::CutClients { .. }
+        | Fault::Flap { .. }
+        | Fault::SlowLink { .. }
+        | Fault::Reset { .. }
+        | Fault::Defragment { .. } => None,
+        fault => fault.target(),
     }
 }
 
@@ -381,7 +366,7 @@ fn faults(wish: &Wish, members: u64, duration_ms: u64, chance: &mut SmallRng) ->
             break;
         };
         let fault = (kind.make)(chance);
-        let is_nobody = matches!(taken(&fault), Some(Target::Follower | Target::Minority));
+        let is_nobody = matches!(fault.target(), Some(Target::Follower | Target::Minority));
         if members == 1 && is_nobody {
             continue;
         }

@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::verdict::Judgement;
+
 /// Nanoseconds since the run began, by the harness's monotonic clock; simulated time in simulation.
 pub type Nanos = u64;
 
@@ -53,6 +55,9 @@ pub enum Record {
         /// For how long it had not.
         nanos: Nanos,
     },
+    /// What whoever made the run found itself, which nothing else in a history shows. The last record of a run that came to
+    /// its end.
+    Judged(Judgement),
 }
 
 /// A call of one client to one member, without retries, and what came of it.
@@ -408,6 +413,8 @@ pub struct History {
     pub members: Vec<MemberStep>,
     /// When the harness did not run: until when, and for how long.
     pub stalls: Vec<(Nanos, Nanos)>,
+    /// What whoever made the run found.
+    pub judged: Vec<Judgement>,
 }
 
 impl History {
@@ -424,6 +431,7 @@ impl History {
                 Record::Fault(step) => history.faults.push(step),
                 Record::Member(step) => history.members.push(step),
                 Record::Stalled { at, nanos } => history.stalls.push((at, nanos)),
+                Record::Judged(judgement) => history.judged.push(judgement),
             }
         }
         history.operations.sort_by_key(|operation| operation.id);
@@ -433,10 +441,13 @@ impl History {
     /// Reads a history from a file.
     ///
     /// # Errors
-    /// It cannot be read, or a line is no record; the line is named.
+    /// It cannot be read, or a line is no record; the file and the line are named.
     pub fn load(path: &Path) -> io::Result<Self> {
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(named)?;
         let mut records = Vec::new();
-        for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+        for (number, line) in BufReader::new(file).lines().enumerate() {
             let record = serde_json::from_str::<Record>(&line?);
             records.push(record.map_err(|error| {
                 let place = format!("{}, line {}: {error}", path.display(), number + 1);

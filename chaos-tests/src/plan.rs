@@ -399,6 +399,53 @@ impl Fault {
             _ => String::new(),
         }
     }
+
+    /// Whom it is about, if it says so.
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Self::Isolate { target }
+            | Self::OneWay { target, .. }
+            | Self::CutClients { target }
+            | Self::Flap { target, .. }
+            | Self::SlowLink { target, .. }
+            | Self::Reset { target }
+            | Self::Kill { target }
+            | Self::KillInStartUp { target }
+            | Self::KillLoop { target, .. }
+            | Self::Terminate { target }
+            | Self::Pause { target }
+            | Self::Cpu { target, .. }
+            | Self::Memory { target, .. }
+            | Self::Descriptors { target, .. }
+            | Self::ClockJump { target, .. }
+            | Self::ClockStrobe { target, .. }
+            | Self::ClockRate { target, .. }
+            | Self::PowerCut { target }
+            | Self::DiskFull { target }
+            | Self::DiskSlow { target, .. }
+            | Self::DiskHang { target }
+            | Self::SyncError { target, .. }
+            | Self::DiskReadOnly { target }
+            | Self::FlipBits { target, .. }
+            | Self::Truncate { target, .. }
+            | Self::SwapFiles { target, .. }
+            | Self::RollBack { target }
+            | Self::LoseState { target }
+            | Self::Point { target, .. }
+            | Self::Defragment { target }
+            | Self::StaleSnapshot { target } => Some(*target),
+            Self::Bridge
+            | Self::Ring
+            | Self::Swizzle
+            | Self::Delay { .. }
+            | Self::Loss { .. }
+            | Self::Duplicate { .. }
+            | Self::Compact { .. }
+            | Self::MoveLeader
+            | Self::RollingRestart
+            | Self::Messages { .. } => None,
+        }
+    }
 }
 
 /// A fact that has to have been counted often enough.

@@ -95,6 +95,8 @@ struct Inner {
     delay: (Duration, Duration),
     /// Bytes a second of members whose link is slow.
     rates: BTreeMap<u64, u64>,
+    /// How often rates were set.
+    rates_set: u64,
     mishaps: Mishaps,
     members: BTreeMap<u64, Endpoint>,
     /// Directed links that are cut.
@@ -138,6 +140,7 @@ impl SimNet {
                 rng: SmallRng::seed_from_u64(seed),
                 delay,
                 rates: BTreeMap::new(),
+                rates_set: 0,
                 mishaps: Mishaps::default(),
                 members: BTreeMap::new(),
                 cut: BTreeSet::new(),
@@ -223,11 +226,15 @@ impl SimNet {
 
     /// Bytes a second that a member can send and receive; `None` for no limit.
     pub fn set_rate(&self, member_id: u64, bytes: Option<u64>) {
-        let rates = &mut self.inner.lock().rates;
-        match bytes {
-            Some(bytes) => rates.insert(member_id, bytes.max(1)),
-            None => rates.remove(&member_id),
-        };
+        {
+            let mut inner = self.inner.lock();
+            match bytes {
+                Some(bytes) => inner.rates.insert(member_id, bytes.max(1)),
+                None => inner.rates.remove(&member_id),
+            };
+            inner.rates_set += 1;
+        }
+        self.changed.send_replace(());
     }
 
     /// What befalls single frames from now on.
@@ -311,6 +318,18 @@ impl SimNet {
             at += inner.rng.random_range(RETRANSMISSION.0..=RETRANSMISSION.1);
         }
         at
+    }
+
+    /// Lets frames that are under way on a link that is not slow any more go as fast as others.
+    fn hasten(&self, from: u64, to: u64, under_way: &mut VecDeque<(Instant, Frame)>) {
+        let inner = self.inner.lock();
+        if [from, to].iter().any(|m| inner.rates.contains_key(m)) {
+            return;
+        }
+        let latest = Instant::now() + inner.delay.1;
+        for (at, _) in under_way {
+            *at = latest.min(*at);
+        }
     }
 
     fn fate(&self, from: u64, to: u64, frame: &Frame) -> Fate {
@@ -466,6 +485,8 @@ impl SimNet {
         let mut last = Instant::now();
         let mut snapshot = Vec::new();
         let mut open = true;
+        let mut changed = self.changed.subscribe();
+        let mut rates_set = self.inner.lock().rates_set;
         loop {
             let due = under_way.front().map(|(at, _)| *at);
             let arrives = async {
@@ -477,6 +498,16 @@ impl SimNet {
             let sent = tokio::select! {
                 biased;
                 sent = input.recv(), if open && under_way.len() < FRAMES_BUFFERED => Some(sent),
+                // The sender is `self`.
+                _ = changed.changed() => {
+                    let set = self.inner.lock().rates_set;
+                    if set != rates_set {
+                        rates_set = set;
+                        self.hasten(from, to, &mut under_way);
+                        last = under_way.back().map_or_else(Instant::now, |(at, _)| *at);
+                    }
+                    continue;
+                }
                 () = arrives => None,
             };
             match sent {

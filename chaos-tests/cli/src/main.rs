@@ -27,6 +27,16 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if cfg!(panic = "abort") {
+        // Nothing of the harness survives a panic in such a build, not even the verdict that says so.
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(panic);
+            let outcome = Outcome::HarnessError;
+            eprintln!("{outcome}");
+            std::process::exit(outcome.exit_code().into());
+        }));
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

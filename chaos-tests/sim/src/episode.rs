@@ -146,12 +146,10 @@ pub fn run(plan: &Plan) -> Result<Episode> {
     let mut judgement = cluster.run(plan.duration_ms + REST_MS, story.tell())?;
     judge(&cluster, &mut judgement);
     let recorder = cluster.recorder().clone();
-    let history = recorder.history();
-    let mut judgements = check::judge_all(&history, plan);
-    judgements.push(judgement);
+    recorder.add(Record::Judged(judgement));
     Ok(Episode {
         plan: plan.clone(),
-        verdict: Verdict::of(judgements, &plan.gates),
+        verdict: check::verdict(&recorder.history(), plan),
         recorder,
         trace: world.net.trace().0,
         simulated_ms: world.now.load(std::sync::atomic::Ordering::Relaxed),

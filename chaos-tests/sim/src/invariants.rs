@@ -55,12 +55,12 @@ impl Invariants {
         let (Some(core), Some(log)) = (&vitals.core, &vitals.log) else {
             return None;
         };
-        // Where the log failed, a term may be named that could not be saved, and is nothing to go by.
-        if vitals.failed.is_some() {
+        let view = core.view();
+        // Where the log failed, or consensus has ended, a term may be named that was not saved. Nobody was told of it.
+        if vitals.failed.is_some() || view.failed {
             return None;
         }
         self.looks += 1;
-        let view = core.view();
         let applied = core.applied_index();
         let now = Last {
             start,

@@ -813,7 +813,9 @@ impl Making {
             let nemesis = self.nemesis.clone();
             let power_fails = self.chance.random::<bool>();
             let kept = self.chance.random::<u64>();
-            nemesis.hands.excuse(member, self.number);
+            if action == PointAction::Crash {
+                nemesis.hands.excuse(member, self.number);
+            }
             let crash = {
                 let nemesis = nemesis.clone();
                 move || nemesis.crash(member, power_fails.then_some(kept))

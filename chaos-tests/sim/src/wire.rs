@@ -27,6 +27,8 @@ use tonic::transport::Endpoint;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Shortest and longest time of bytes on their way, in microseconds.
 const DELAY_US: (u64, u64) = (100, 1500);
+/// The longest that a client takes to learn that a machine which is back does not know its connection, in milliseconds.
+const ASKS_MS: u64 = 2000;
 /// How long a client waits for a machine that is not there.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 
@@ -191,13 +193,22 @@ impl Wire {
         }
         let is_dark = self.shared.lock().dark_doors.contains(&door);
         if is_dark {
-            // The client hears nothing until it says something: that is sent again and again, to a machine that knows
-            // nothing of the connection and says so once it is back.
-            let mut unheard = [0; 1024];
-            if from_client.read(&mut unheard).await.is_ok_and(|n| n > 0) {
+            // The client hears nothing more. What it sends, be it to learn whether anybody is there, is sent again and again
+            // to a machine that, once it is back, knows nothing of the connection and says so.
+            let gives_up = async {
+                let mut unheard = [0; 1024];
+                while from_client.read(&mut unheard).await.is_ok_and(|n| n > 0) {}
+            };
+            let is_told = async {
                 self.lit(member).await;
-                self.delay().await;
+                let asks = self.shared.lock().chance.random_range(0..ASKS_MS);
+                tokio::time::sleep(Duration::from_millis(asks)).await;
                 self.whole(member).await;
+            };
+            tokio::select! {
+                biased;
+                () = gives_up => {}
+                () = is_told => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::history::{FaultStep, History, Phase};
+use crate::plan::Plan;
 use crate::verdict::Judgement;
 
 /// Its name.
@@ -14,10 +15,21 @@ pub const CHECKER: &str = "faults";
 /// What it says.
 const PROMISE: &str = "Every fault of the run shows that it took hold, and that it is gone.";
 
-/// Judges it. Facts: `made`, `proved`, `skipped`, and for each kind `<kind> proved`.
-pub fn judge(history: &History) -> Judgement {
+/// What is said of a member that does not start on what was done to its files.
+pub const REFUSED: &str = "it refuses to start";
+
+/// Judges it. Facts: `made`, `proved`, `skipped`, and for each kind `<kind> proved` and `<kind> refused`.
+pub fn judge(history: &History, plan: &Plan) -> Judgement {
     let mut judgement = Judgement::new(CHECKER, PROMISE);
     let mut faults: BTreeMap<usize, Vec<&FaultStep>> = BTreeMap::new();
+    for (number, planned) in plan.faults.iter().enumerate() {
+        if history.faults.iter().all(|step| step.fault != number) {
+            judgement.inconclusive.push(format!(
+                "fault {number} ({}) of the plan was never made",
+                planned.fault.kind()
+            ));
+        }
+    }
     for step in &history.faults {
         faults.entry(step.fault).or_default().push(step);
     }
@@ -27,9 +39,12 @@ pub fn judge(history: &History) -> Judgement {
         for step in &steps {
             match &step.phase {
                 Phase::Installing => judgement.count("made", 1),
-                Phase::Proved(_) => {
+                Phase::Proved(proof) => {
                     judgement.count("proved", 1);
                     judgement.count(&format!("{kind} proved"), 1);
+                    if proof.contains(REFUSED) {
+                        judgement.count(&format!("{kind} refused"), 1);
+                    }
                 }
                 Phase::Unproved(why) => judgement.inconclusive.push(format!(
                     "fault {number} ({kind}) had no effect that shows: {why}"
@@ -59,6 +74,8 @@ pub fn judge(history: &History) -> Judgement {
 mod tests {
     use super::*;
     use crate::history::Record;
+    use crate::plan::{Fault, PlannedFault, Target};
+    use crate::selftest;
 
     fn history(phases: impl IntoIterator<Item = Phase>) -> History {
         History::of(phases.into_iter().zip(1..).map(|(phase, at)| {
@@ -72,6 +89,21 @@ mod tests {
         }))
     }
 
+    fn judged(history: &History) -> Judgement {
+        let planned = PlannedFault {
+            at_ms: 0,
+            hold_ms: 0,
+            fault: Fault::Isolate {
+                target: Target::Leader,
+            },
+        };
+        let plan = Plan {
+            faults: vec![planned],
+            ..selftest::plan()
+        };
+        judge(history, &plan)
+    }
+
     fn cut(proof: Phase, end: Phase) -> History {
         history([Phase::Installing, proof, Phase::Healing, end])
     }
@@ -79,7 +111,7 @@ mod tests {
     #[test]
     fn a_fault_that_took_hold_and_is_gone_counts() {
         let good = cut(Phase::Proved("shown".into()), Phase::Healed("shown".into()));
-        let judgement = judge(&good);
+        let judgement = judged(&good);
         assert_eq!(judgement.facts["isolate proved"], 1);
         assert!(judgement.inconclusive.is_empty() && judgement.harness_errors.is_empty());
     }
@@ -90,21 +122,26 @@ mod tests {
             Phase::Unproved("open".into()),
             Phase::Healed("shown".into()),
         );
-        assert_eq!(judge(&idle).inconclusive.len(), 1);
+        assert_eq!(judged(&idle).inconclusive.len(), 1);
     }
 
     #[test]
     fn a_fault_that_is_not_healed_is_a_failure_of_the_harness() {
         let stuck = history([Phase::Installing, Phase::Proved("shown".into())]);
-        assert_eq!(judge(&stuck).harness_errors.len(), 1);
+        assert_eq!(judged(&stuck).harness_errors.len(), 1);
         let failed = cut(Phase::Proved("shown".into()), Phase::Failed("stuck".into()));
-        assert_eq!(judge(&failed).harness_errors.len(), 1);
+        assert_eq!(judged(&failed).harness_errors.len(), 1);
     }
 
     #[test]
     fn a_fault_that_this_host_cannot_make_is_counted_as_such() {
-        let judgement = judge(&history([Phase::Skipped("no nft".into())]));
+        let judgement = judged(&history([Phase::Skipped("no nft".into())]));
         assert_eq!(judgement.facts["skipped"], 1);
         assert!(!judgement.facts.contains_key("proved"));
+    }
+
+    #[test]
+    fn a_fault_of_the_plan_that_the_history_does_not_know_makes_the_run_inconclusive() {
+        assert_eq!(judged(&History::default()).inconclusive.len(), 1);
     }
 }

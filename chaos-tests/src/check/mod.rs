@@ -7,6 +7,7 @@ pub mod agree;
 pub mod append;
 pub mod barrier;
 mod compactions;
+mod creators;
 mod cycles;
 pub mod deleters;
 pub mod effects;
@@ -40,9 +41,22 @@ use std::time::Duration;
 
 use crate::history::History;
 use crate::plan::Plan;
-use crate::verdict::Judgement;
+use crate::verdict::{Judgement, Verdict};
 
-/// Everything that there is to judge about a run.
+/// What a run proves: what there is to judge about its history, what whoever made it found itself, and its gates.
+pub fn verdict(history: &History, plan: &Plan) -> Verdict {
+    let mut judgements = judge_all(history, plan);
+    judgements.extend(history.judged.iter().cloned());
+    if history.judged.is_empty() {
+        let mut unfinished = Judgement::new("end", "The run came to its end.");
+        let why = "its history breaks off: the run was not made to its end";
+        unfinished.inconclusive.push(why.to_owned());
+        judgements.push(unfinished);
+    }
+    Verdict::of(judgements, &plan.gates)
+}
+
+/// Everything that there is to judge about a history.
 pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     let mut flags = plan.server.flags.iter();
     let compacts_itself = flags.any(|flag| flag.contains("auto-compaction"));
@@ -62,7 +76,7 @@ pub fn judge_all(history: &History, plan: &Plan) -> Vec<Judgement> {
     judgements.push(leaders::judge(history));
     judgements.push(hashes::judge(history));
     judgements.push(liveness::judge(history, plan.members));
-    judgements.push(faults::judge(history));
+    judgements.push(faults::judge(history, plan));
     judgements.push(processes::judge(history));
     judgements.push(growth::judge(history));
     judgements
@@ -95,7 +109,22 @@ mod testing;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Violation;
+    use crate::selftest;
+    use crate::verdict::{Outcome, Violation};
+
+    #[test]
+    fn a_history_that_breaks_off_proves_nothing() {
+        let plan = selftest::plan();
+        let mut history = History::default();
+        let outcome = verdict(&history, &plan).outcome;
+        assert_eq!(outcome, Outcome::Inconclusive);
+        let mut harness = fine();
+        history.judged.push(harness.clone());
+        assert_eq!(verdict(&history, &plan).outcome, Outcome::Valid);
+        harness.harness_errors.push("a workload crashed".into());
+        history.judged.push(harness);
+        assert_eq!(verdict(&history, &plan).outcome, Outcome::HarnessError);
+    }
 
     fn violated() -> Judgement {
         let mut judgement = Judgement::new("", "");

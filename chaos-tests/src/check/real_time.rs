@@ -15,7 +15,13 @@ use crate::verdict::{Judgement, Violation};
 /// The checker's name.
 pub const CHECKER: &str = "real time";
 
-/// Judges a history.
+/// Reads that are compared.
+const READS: &str = "linearizable reads ordered";
+
+/// So many of them count a member as one that was read.
+const ENOUGH: usize = 10;
+
+/// Judges a history. Facts: `writes ordered`, `linearizable reads ordered`, `members that were read`, `headers compared`.
 pub fn judge(history: &History) -> Judgement {
     let mut judgement = Judgement::new(
         CHECKER,
@@ -30,15 +36,17 @@ pub fn judge(history: &History) -> Judgement {
 /// Whether every write is newer, and every read not older, than what was known when it was called.
 fn against_the_floor(history: &History, judgement: &mut Judgement) {
     let known = Known::of(history);
+    let mut reads: BTreeMap<Member, usize> = BTreeMap::new();
     for (operation, answer) in history.answered() {
         let revision = answer.header().revision;
         let floor = known.before(operation.called);
         let (fact, kept, what) = match effects::kind(operation) {
             Some(Kind::Write) => ("writes ordered", revision > floor, "made"),
-            Some(Kind::Read) => ("linearizable reads ordered", revision >= floor, "read"),
+            Some(Kind::Read) => (READS, revision >= floor, "read"),
             Some(Kind::SerializableRead) | None => continue,
         };
         judgement.count(fact, 1);
+        *reads.entry(operation.member).or_default() += usize::from(fact == READS);
         if !kept {
             let proof = history
                 .answered()
@@ -61,6 +69,8 @@ fn against_the_floor(history: &History, judgement: &mut Judgement) {
             );
         }
     }
+    let read = reads.values().filter(|reads| **reads >= ENOUGH);
+    judgement.count("members that were read", read.count());
 }
 
 /// What the headers of one member have shown so far.

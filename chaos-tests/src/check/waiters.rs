@@ -5,10 +5,12 @@
 //! * Who became first is told so soon, where nothing is wrong with the cluster.
 //! * The key of a wait that was given up is taken away soon, though its lease lives on. (Keys of those that crashed go with
 //!   their leases, which the checker of leases judges.)
+//! * Nobody stands in a line who did not ask for it then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::creators::Creators;
 use super::deleters::place;
 use super::line::{Line, Place, lines};
 use super::timing::Timing;
@@ -36,6 +38,7 @@ pub fn judge(history: &History) -> Judgement {
     }
     let timing = Timing::of(history);
     let end = timing.not_before(witness.end() + 1);
+    let creators = Creators::of(history);
     for (workload, prefix) in [
         (lock::LOCK, lock::LINES),
         (election::ELECTION, election::LINES),
@@ -47,6 +50,16 @@ pub fn judge(history: &History) -> Judgement {
                 .iter()
                 .filter(|p| p.first.is_none() && p.end.is_some());
             judgement.count("left before their turn", died.count());
+            for place in &line.places {
+                judgement.count("places", 1);
+                if !creators.may_have(&place.key, place.token, &timing) {
+                    let key = String::from_utf8_lossy(&place.key);
+                    let what =
+                        format!("{key} came to stand in line, and nobody asked for that then");
+                    let at = timing.known(place.token);
+                    judgement.violated(Violation::new(what).at_revision(place.token).at(at));
+                }
+            }
         }
         turns(&mut judgement, history, workload, &lines, &timing);
         for op in &history.operations {

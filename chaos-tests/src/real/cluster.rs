@@ -200,7 +200,6 @@ impl Cluster {
     pub async fn end(mut self, keep_disks: bool) -> Result<()> {
         self.observers.shutdown().await;
         for node in &self.nodes {
-            node.scan_log();
             node.kill().await;
         }
         for disk in self.nodes.iter().filter_map(|node| node.disk.as_ref()) {

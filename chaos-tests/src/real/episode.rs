@@ -1,6 +1,7 @@
 //! A plan, played with real processes.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::cluster::Cluster;
 use super::nemesis::Scene;
 use super::net::{self, Place};
 use crate::check;
-use crate::history::{History, Recorder};
+use crate::history::{History, Record, Recorder};
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
 use crate::report;
@@ -43,12 +44,10 @@ const WINDING_UP: Duration = Duration::from_secs(60);
 /// How long witnesses may take to see the last revision.
 const CATCHING_UP: Duration = Duration::from_secs(20);
 
-/// Stands in a verdict beside the checkers for what went wrong while the run was made, which no history shows.
-pub const HARNESS: &str = "harness";
-
 /// Plays a plan with members that run `server` and leaves everything in `directory`: plan, history, logs and verdict.
 ///
-/// SIGINT and SIGTERM end load and faults early; what was seen until then is judged.
+/// SIGINT and SIGTERM end load and faults early: what was seen until then is judged, and is not enough. The second of them
+/// ends everything at once. What an earlier run left in the directory is removed.
 ///
 /// # Errors
 /// The cluster cannot be made or started, or something cannot be written: there is nothing to judge.
@@ -58,6 +57,7 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     let directory = fs::canonicalize(directory)?;
     let server = fs::canonicalize(server)
         .with_context(|| format!("there is no server at {}", server.display()))?;
+    clear(&directory)?;
     write_json(&directory.join("plan.json"), plan)?;
     let recorder = Recorder::begin();
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
@@ -69,9 +69,9 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
         .start(plan.server.mutant.as_deref(), &recorder)
         .await;
     let cluster = Arc::new(cluster);
-    let mut errors = Vec::new();
     if began.is_ok() {
-        errors = drive(plan, &cluster, &recorder, &progress).await;
+        let harness = drive(plan, &cluster, &recorder, &progress).await;
+        recorder.add(Record::Judged(harness));
     }
     recorder.save(&directory.join("history.jsonl"))?;
     let cluster = Arc::into_inner(cluster).context("somebody still works on the cluster")?;
@@ -82,16 +82,34 @@ pub async fn play(boxed: Boxed, plan: &Plan, server: &Path, directory: &Path) ->
     progress.stage(Stage::Judging);
     // What is judged is what is kept, no more.
     let run = Run::load(&directory)?;
-    let mut verdict = judge(run.history.clone(), plan).await;
-    if !errors.is_empty() {
-        let mut harness = Judgement::new(HARNESS, "The run went as planned.");
-        harness.harness_errors = errors;
-        verdict.judgements.push(harness);
-        verdict = Verdict::of(verdict.judgements, &plan.gates);
-    }
+    let verdict = judge(run.history.clone(), plan).await;
     report::write(&run, &verdict)?;
     cluster.end(verdict.outcome != Outcome::Valid).await?;
     Ok(verdict)
+}
+
+/// Removes what an earlier run left: nothing of it may be taken for a part of the next.
+fn clear(directory: &Path) -> Result<()> {
+    let members = directory.join("members");
+    let names = [
+        "history.jsonl",
+        "run.json",
+        "verdict.json",
+        "junit.xml",
+        "report.html",
+        "repro.sh",
+    ];
+    let files = names.map(|name| fs::remove_file(directory.join(name)));
+    for removed in files.into_iter().chain([fs::remove_dir_all(&members)]) {
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let directory = directory.display();
+                return Err(error).with_context(|| format!("cannot empty {directory}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn made(server: &Path, began: Duration) -> Result<Made> {
@@ -105,14 +123,15 @@ fn made(server: &Path, began: Duration) -> Result<Made> {
     })
 }
 
-/// Load and faults, then healing and a last look. Returns what went wrong with the harness.
+/// Load and faults, then healing and a last look. Returns what went wrong with the harness itself.
 async fn drive(
     plan: &Plan,
     cluster: &Arc<Cluster>,
     recorder: &Recorder,
     progress: &Progress,
-) -> Vec<String> {
-    let mut errors = Vec::new();
+) -> Judgement {
+    let mut harness = Judgement::new("harness", "The run went as planned.");
+    let errors = &mut harness.harness_errors;
     let (stop, stopped) = watch::channel(false);
     let (over, is_over) = watch::channel(false);
     let context = Context {
@@ -154,7 +173,7 @@ async fn drive(
         });
     }
     progress.stage(Stage::Load);
-    pass(Duration::from_millis(plan.duration_ms)).await;
+    let interrupted = pass(Duration::from_millis(plan.duration_ms)).await;
     progress.stage(Stage::Healing);
     over.send_replace(true);
     while let Some(fault) = faults.join_next().await {
@@ -186,22 +205,38 @@ async fn drive(
     let last = last.max(last_revision(cluster).await);
     witnesses.reach(&everybody, last, CATCHING_UP).await;
     witnesses.stop().await;
-    errors
+    for node in &cluster.nodes {
+        node.scan_log();
+    }
+    if interrupted {
+        let why = "it was interrupted before its time";
+        harness.inconclusive.push(why.to_owned());
+    }
+    harness
 }
 
-/// Waits, or until somebody wants the run to end.
-async fn pass(time: Duration) {
+/// Waits, or until somebody wants the run to end, which it then says. Whoever asks for that once more does not want to wait
+/// for the rest.
+async fn pass(time: Duration) -> bool {
     let (Ok(mut interrupted), Ok(mut terminated)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
-        return tokio::time::sleep(time).await;
+        tokio::time::sleep(time).await;
+        return false;
     };
-    tokio::select! {
-        () = tokio::time::sleep(time) => {}
-        _ = interrupted.recv() => {}
-        _ = terminated.recv() => {}
-    }
+    let mut asked = async move || {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    let in_time = tokio::time::timeout(time, asked()).await.is_ok();
+    tokio::spawn(async move {
+        asked().await;
+        std::process::exit(Outcome::Inconclusive.exit_code().into());
+    });
+    in_time
 }
 
 /// Takes back whatever faults may have left.
@@ -241,14 +276,13 @@ async fn last_revision(cluster: &Cluster) -> i64 {
 /// Has all checkers judge the history, away from the threads that drive things; one that crashes is the harness's fault.
 pub async fn judge(history: History, plan: &Plan) -> Verdict {
     let judged = plan.clone();
-    let task = tokio::task::spawn_blocking(move || check::judge_all(&history, &judged));
-    let judgements = task.await.unwrap_or_else(|error| {
+    let task = tokio::task::spawn_blocking(move || check::verdict(&history, &judged));
+    task.await.unwrap_or_else(|error| {
         let mut crashed = Judgement::new("checkers", "Every checker comes to an end.");
         let error = format!("a checker crashed: {error}");
         crashed.harness_errors.push(error);
-        vec![crashed]
-    });
-    Verdict::of(judgements, &plan.gates)
+        Verdict::of(vec![crashed], &plan.gates)
+    })
 }
 
 /// The server that is judged when none is named: `batond` beside this program, or in `$PATH`.

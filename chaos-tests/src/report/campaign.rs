@@ -38,9 +38,6 @@ pub struct Campaign {
     pub totals: Totals,
     /// How many facts of each kind the checkers examined, by checker and fact.
     pub facts: BTreeMap<String, u64>,
-    /// How many facts each checker examined.
-    #[serde(default)]
-    pub examined: BTreeMap<String, u64>,
     /// What all runs together should have met, and did not.
     #[serde(default)]
     pub missed: Vec<String>,
@@ -57,8 +54,6 @@ impl Campaign {
         self.totals.add(totals);
         let mut broken = BTreeMap::new();
         for judgement in &verdict.judgements {
-            let examined = self.examined.entry(judgement.checker.clone()).or_default();
-            *examined += judgement.facts.values().sum::<u64>();
             for (fact, count) in &judgement.facts {
                 *self
                     .facts
@@ -77,6 +72,11 @@ impl Campaign {
             why: verdict.first(),
             growth: growth.clone(),
         });
+    }
+
+    /// How many facts of this kind, named as in a gate, the checkers examined.
+    pub fn counted(&self, fact: &str) -> u64 {
+        self.facts.get(fact).copied().unwrap_or_default()
     }
 
     /// The gravest verdict; inconclusive if nothing was run, or something missed.

@@ -15,6 +15,8 @@ use crate::verdict::Verdict;
 const COLUMN: Nanos = 500_000_000;
 /// The most columns of a line; a longer run goes on below.
 const COLUMNS_MAX: usize = 100;
+/// The most operations that are named of a violation.
+const OPERATIONS_MAX: usize = 10;
 /// The most violations of a checker that are told.
 const VIOLATIONS_MAX: usize = 10;
 
@@ -74,7 +76,11 @@ pub fn verdict(plan: &Plan, history: &History, verdict: &Verdict) -> String {
                 .unwrap_or_default();
             let _ = write!(out, "BROKEN {checker}{at}: {}", violation.what);
             if !violation.operations.is_empty() {
-                let ids: Vec<String> = violation.operations.iter().map(u64::to_string).collect();
+                let all = violation.operations.iter().map(u64::to_string);
+                let mut ids: Vec<String> = all.take(OPERATIONS_MAX).collect();
+                if violation.operations.len() > OPERATIONS_MAX {
+                    ids.push("…".to_owned());
+                }
                 let _ = write!(out, " (operations {})", ids.join(", "));
             }
             out.push('\n');

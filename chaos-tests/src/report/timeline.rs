@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::check::lives;
 use crate::history::{FaultStep, History, Member, MemberEvent, Nanos, Operation, Outcome, Phase};
 use crate::plan::{Fault, Plan};
 use crate::report::totals;
@@ -231,7 +232,7 @@ pub struct Timeline<'a> {
 impl<'a> Timeline<'a> {
     /// Sorts a history into what is shown.
     pub fn of(plan: &Plan, history: &'a History) -> Self {
-        let end = totals::end(history).max(1);
+        let end = lives::end(history).max(1);
         let began = history
             .operations
             .iter()

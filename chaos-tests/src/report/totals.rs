@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::lives;
 use crate::history::{History, MemberEvent, Nanos, Operation, Outcome, Phase, Request};
 
 /// The numbers of a run. Those of many runs can be added.
@@ -42,7 +43,7 @@ impl Totals {
     /// Counts.
     pub fn of(history: &History) -> Self {
         let mut totals = Self {
-            duration_ms: end(history) / 1_000_000,
+            duration_ms: lives::end(history) / 1_000_000,
             ..Self::default()
         };
         for operation in &history.operations {
@@ -125,23 +126,6 @@ impl Totals {
             }
         }
     }
-}
-
-/// When the last thing happened.
-pub fn end(history: &History) -> Nanos {
-    let operations = history
-        .operations
-        .iter()
-        .map(|operation| operation.returned);
-    let watches = history.watches.iter().map(|step| step.at);
-    let faults = history.faults.iter().map(|step| step.at);
-    let members = history.members.iter().map(|step| step.at);
-    operations
-        .chain(watches)
-        .chain(faults)
-        .chain(members)
-        .max()
-        .unwrap_or_default()
 }
 
 /// How long an answer took, of a call that was answered and does not wait for somebody by design.

@@ -90,12 +90,16 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Tries a mutation on the histories of these seeds.
+    /// Tries a mutation on the histories of these seeds, and of some more if none of them has a place for it.
     pub fn of(mutation: &Mutation, seeds: std::ops::Range<u64>) -> Self {
         const COMPLAINTS_MAX: usize = 3;
+        const FURTHER: u64 = 50;
         let mut trial = Self::default();
         let mut complaints = Vec::new();
-        for seed in seeds {
+        for seed in seeds.start..seeds.end + FURTHER {
+            if seed >= seeds.end && trial.caught + trial.missed > 0 {
+                break;
+            }
             let found = found((mutation.history)(seed), mutation.checker);
             if found.is_empty() {
                 trial.correct += 1;

@@ -74,7 +74,9 @@ impl Overload {
     async fn run(mut self) {
         if self.number == 0 {
             // Too large for any request: refused, by every member.
-            self.put_large(2 * LARGEST_VALUE).await;
+            for member in 1..=self.context.members {
+                self.put_large(member, 2 * LARGEST_VALUE).await;
+            }
         }
         while !self.context.stopped() {
             match self.chance.random_range(0..6) {
@@ -132,13 +134,13 @@ impl Overload {
         let take = |left: usize| left.checked_sub(bytes);
         let order = Ordering::Relaxed;
         if self.large_left.fetch_update(order, order, take).is_ok() {
-            self.put_large(bytes).await;
+            let member = self.member();
+            self.put_large(member, bytes).await;
         }
     }
 
-    async fn put_large(&mut self, bytes: usize) {
+    async fn put_large(&mut self, member: Member, bytes: usize) {
         let value = self.value(bytes);
-        let member = self.member();
         let mut client = self.context.client(WORKLOAD, member);
         let put = pb::PutRequest {
             key: Bytes::from(format!("{PREFIX}large/{}", self.serial)),

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use chaos_tests::real::episode;
 use chaos_tests::report;
-use chaos_tests::run::{Run, read_json};
-use chaos_tests::verdict::{Outcome, Verdict};
+use chaos_tests::run::Run;
+use chaos_tests::verdict::Outcome;
 
 /// The command `check`.
 #[derive(clap::Args)]
@@ -21,16 +21,7 @@ impl Check {
         let mut gravest = Outcome::Valid;
         for directory in &self.directories {
             let run = Run::load(directory)?;
-            let mut verdict = runtime.block_on(episode::judge(run.history.clone(), &run.plan));
-            // What went wrong while the run was made stands in no history.
-            if let Ok(before) = read_json::<Verdict>(&directory.join("verdict.json")) {
-                let kept = before
-                    .judgements
-                    .into_iter()
-                    .filter(|judgement| judgement.checker == episode::HARNESS);
-                verdict.judgements.extend(kept);
-                verdict = Verdict::of(verdict.judgements, &run.plan.gates);
-            }
+            let verdict = runtime.block_on(episode::judge(run.history.clone(), &run.plan));
             report::write(&run, &verdict)?;
             super::show(&run, &verdict);
             gravest = gravest.max(verdict.outcome);

@@ -100,7 +100,7 @@ impl Hunter {
                 Place::Real => self.series.play(&plan)?,
                 Place::Simulation => self.series.simulate(&plan, &self.chaos)?,
             };
-            if outcome == Outcome::Valid {
+            if outcome != Outcome::Invalid {
                 continue;
             }
             let broken = self.series.last_broken();

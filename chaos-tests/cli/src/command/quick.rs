@@ -1,5 +1,9 @@
-use anyhow::Result;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
 use chaos_tests::campaign;
+use chaos_tests::real::episode;
 use chaos_tests::verdict::Outcome;
 
 use super::series::{Common, Series};
@@ -20,6 +24,7 @@ pub struct Quick {
 impl Quick {
     /// Tries the checkers, simulates, and plays the runs.
     pub fn run(self) -> Result<Outcome> {
+        ensure_as_shipped(self.common.bin.as_deref())?;
         let mut series = Series::begin(self.common, "quick")?;
         let mut outcome = series.ask(&["selftest", "--seeds", "10"])?;
         if self.sim_seeds > 0 {
@@ -35,8 +40,22 @@ impl Quick {
         for plan in campaign::quick(self.seed) {
             series.play(&plan)?;
         }
-        outcome = outcome.max(series.end());
+        outcome = outcome.max(series.end(1));
         println!("{outcome}");
         Ok(outcome)
     }
+}
+
+/// Makes sure that the server is one as users get it, without fault points and planted bugs.
+fn ensure_as_shipped(bin: Option<&Path>) -> Result<()> {
+    let default = || episode::default_server().map_err(anyhow::Error::msg);
+    let server = bin.map_or_else(default, |bin| Ok(bin.to_owned()))?;
+    let named = || server.display().to_string();
+    let program = fs::read(&server).with_context(named)?;
+    ensure!(
+        memchr::memmem::find(&program, b"BATON_CHAOS_").is_none(),
+        "{} was built with the feature `chaos`, and is no server for users: build it without",
+        named()
+    );
+    Ok(())
 }

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use chaos_tests::campaign;
 use chaos_tests::generate::{self, Wish, fault_names};
 use chaos_tests::plan::{DiskKind, Workload};
 use chaos_tests::real::{boxed, episode};
@@ -69,14 +70,12 @@ impl Run {
             disk: self.disk,
             flags: self.flags,
         };
-        let plan = generate::plan(seed, &wish);
+        let plan = campaign::with_gates(generate::plan(seed, &wish));
         let directory = self
             .out
             .unwrap_or_else(|| PathBuf::from(format!("out/seed-{seed}")));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        let verdict = runtime.block_on(episode::play(boxed, &plan, &server, &directory))?;
+        let verdict =
+            super::runtime()?.block_on(episode::play(boxed, &plan, &server, &directory))?;
         super::show(&chaos_tests::run::Run::load(&directory)?, &verdict);
         Ok(verdict.outcome)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use chaos_tests::campaign::missing;
 use chaos_tests::plan::Plan;
 use chaos_tests::report::Summary;
 use chaos_tests::report::campaign::{self, Campaign};
@@ -39,6 +40,7 @@ impl Common {
 /// Runs one after another.
 pub struct Series {
     campaign: Campaign,
+    last: Option<Verdict>,
     bin: Option<PathBuf>,
     flags: Vec<String>,
     out: PathBuf,
@@ -54,6 +56,7 @@ impl Series {
         fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
         Ok(Self {
             campaign: Campaign::default(),
+            last: None,
             bin: common.bin,
             flags: common.flags,
             out,
@@ -118,6 +121,7 @@ impl Series {
         });
         let outcome = summary.verdict.outcome;
         self.campaign.add(&plan.name, directory.clone(), &summary);
+        self.last = Some(summary.verdict);
         println!("{}", self.campaign.line());
         if outcome == Outcome::Valid {
             let _ = fs::remove_file(directory.join("history.jsonl"));
@@ -151,13 +155,9 @@ impl Series {
         &self.out
     }
 
-    /// The verdict of the last run.
-    ///
-    /// # Errors
-    /// There was none, or it came to none.
-    pub fn last_verdict(&self) -> Result<Verdict> {
-        let last = self.campaign.episodes.last().context("no run yet")?;
-        Ok(read_json(&last.directory.join("verdict.json"))?)
+    /// The verdict of the last run, if there was one.
+    pub fn last_verdict(&self) -> Option<&Verdict> {
+        self.last.as_ref()
     }
 
     /// The checkers that found something in the last run, in the order of their names.
@@ -173,8 +173,11 @@ impl Series {
         u64::try_from(self.campaign.episodes.len()).unwrap_or(u64::MAX)
     }
 
-    /// What all runs amount to.
-    pub fn end(self) -> Outcome {
+    /// What all runs amount to. From `enough` of them on, they have to have seen together what a campaign is for.
+    pub fn end(mut self, enough: u64) -> Outcome {
+        if self.len() >= enough {
+            self.campaign.missed = missing(&self.campaign);
+        }
         print!("{}", campaign::text(&self.campaign));
         println!("{}", self.out.display());
         self.campaign.outcome()

@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use chaos_tests::plan::Plan;
-use chaos_tests::report::words;
+use chaos_tests::report::{Summary, words};
 use chaos_tests::run::{Made, read_json, write_json};
 use chaos_tests::shrink::{self, Effort};
-use chaos_tests::verdict::{Judgement, Outcome, Verdict};
+use chaos_tests::verdict::{Outcome, Verdict};
 
 /// The command `shrink`.
 #[derive(clap::Args)]
@@ -107,15 +107,9 @@ fn play(plan: &Plan, made: &Made, server: Option<&Path>, directory: &Path) -> Re
         replay.stderr(fs::File::create(directory.join("output"))?);
     }
     let status = replay.status().context("cannot begin a run")?;
-    Ok(
-        read_json(&directory.join("verdict.json")).unwrap_or_else(|_| {
-            let mut harness = Judgement::new("harness", "Every run comes to a verdict.");
-            harness
-                .harness_errors
-                .push(format!("no verdict ({status})"));
-            Verdict::of(vec![harness], &[])
-        }),
-    )
+    let verdict = read_json(&directory.join("verdict.json"));
+    Ok(verdict
+        .unwrap_or_else(|_| Summary::without_verdict(format!("no verdict ({status})")).verdict))
 }
 
 fn clear(directory: &Path) -> io::Result<()> {

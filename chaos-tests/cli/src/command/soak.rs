@@ -12,6 +12,9 @@ use super::series::{Common, Series};
 /// After so many runs a planted bug is looked for.
 const PLANTED_EVERY: u64 = 10;
 
+/// So many runs can be expected to have seen everything.
+const ENOUGH: u64 = 30;
+
 /// The command `soak`.
 #[derive(clap::Args)]
 pub struct Soak {
@@ -63,7 +66,7 @@ impl Soak {
                 missed.push(trial.mutant);
             }
         }
-        let mut outcome = series.end();
+        let mut outcome = series.end(ENOUGH);
         if !missed.is_empty() {
             println!("planted and not found: {}", missed.join(", "));
             outcome = outcome.max(Outcome::HarnessError);

@@ -17,6 +17,7 @@ use rand::seq::SliceRandom;
 
 use super::process::{kill_all, start_again};
 use super::{Act, Trouble, need, places, skip};
+use crate::check::faults::REFUSED;
 use crate::plan::{FileKind, Target};
 use crate::real::net::{Place, Rule, between};
 use crate::real::node::Node;
@@ -111,7 +112,6 @@ pub(super) async fn files(
 pub(super) async fn roll_back(act: &mut Act, target: Target) -> Result<(), Trouble> {
     let nodes = take_few(act, target).await?;
     act.installing();
-    let excuses: Vec<_> = nodes.iter().map(Node::excuse).collect();
     kill_all(&nodes).await;
     let old = |node: &Node| node.home().join(format!("old-{}", node.member));
     for node in &nodes {
@@ -121,6 +121,7 @@ pub(super) async fn roll_back(act: &mut Act, target: Target) -> Result<(), Troub
     // There has to be something that it forgets.
     act.until = tokio::time::Instant::now() + act.hold;
     act.hold().await;
+    let excuses: Vec<_> = nodes.iter().map(Node::excuse).collect();
     kill_all(&nodes).await;
     let mut said = Vec::new();
     for node in &nodes {
@@ -300,7 +301,7 @@ async fn start_alone(nodes: &[Arc<Node>], said: &mut [String]) -> Result<bool> {
     for (node, said) in nodes.iter().zip(said) {
         if node.ended(REFUSES).await {
             refused = true;
-            said.push_str(&format!(", and it refuses to start: {}", node.last_words()));
+            said.push_str(&format!(", and {REFUSED}: {}", node.last_words()));
         } else {
             said.push_str(", and it starts");
         }

@@ -135,6 +135,11 @@ pub const MUTATIONS: &[Mutation] = &[
         keep_given_up,
     ),
     row(
+        "a key stands in line again that was unlocked",
+        waiters::CHECKER,
+        haunt,
+    ),
+    row(
         "a campaign is won by a key that never was first",
         election::CHECKER,
         win_gone,
@@ -650,6 +655,30 @@ fn keep_given_up(history: &mut History, chance: &mut SmallRng) -> bool {
         return false;
     };
     delay_revision(history, end.mod_revision, Duration::from_secs(20));
+    true
+}
+
+fn haunt(history: &mut History, chance: &mut SmallRng) -> bool {
+    let unlocked = |op: &Operation| {
+        matches!(op.request, Request::Unlock(_)) && matches!(op.outcome, Outcome::Ok(_))
+    };
+    let Some(at) = draw(history, chance, unlocked) else {
+        return false;
+    };
+    let Request::Unlock(request) = history.operations[at].request.clone() else {
+        return false;
+    };
+    let of_it = |op: &&Operation| matches!(&op.request, Request::Lock(lock) if place(&lock.name, lock.lease) == request.key);
+    // A call that was given up could have made it, and one that is under way in the end.
+    let last = history.operations.iter().map(|op| op.returned).max();
+    let is_over =
+        |op: &Operation| !matches!(op.outcome, Outcome::Unknown(_)) && Some(op.returned) < last;
+    if !history.operations.iter().filter(of_it).all(is_over) {
+        return false;
+    }
+    add_revision(history, |draft| {
+        draft.set(&request.key, Bytes::new(), 0);
+    });
     true
 }
 
