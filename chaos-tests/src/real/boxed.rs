@@ -1,5 +1,6 @@
 //! The box: namespaces of the run's own for processes, mounts and the network. Nothing in it reaches anything outside, and
-//! everything in it ends with it, however it ends: members, mounts, loop devices, bridges and rules.
+//! everything in it ends with it, however it ends: members, mounts, loop devices, bridges and rules. Control groups belong to
+//! the host; a run removes its own, unless it is killed.
 //!
 //! The command becomes `unshare`, which starts it again inside and ends it when it ends itself, also by SIGKILL.
 

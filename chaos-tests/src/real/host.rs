@@ -1,7 +1,9 @@
 //! What this host can do.
 
+use std::io;
 use std::path::PathBuf;
 
+use rustix::process;
 use serde::Serialize;
 
 /// Something a fault needs.
@@ -58,4 +60,14 @@ pub fn programs() -> Vec<Ability> {
             missing: program(name).err(),
         })
         .collect()
+}
+
+/// Has this process end at once when its parent ends.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn end_with_parent() -> io::Result<()> {
+    Ok(process::set_parent_process_death_signal(Some(
+        process::Signal::KILL,
+    ))?)
 }

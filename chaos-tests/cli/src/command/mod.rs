@@ -12,8 +12,12 @@ mod series;
 mod shrink;
 mod soak;
 
+use std::path::Path;
+use std::process;
+
 use anyhow::Result;
 use baton_chaos_sim::command::Sim;
+use chaos_tests::real::{boxed, host};
 use chaos_tests::report;
 use chaos_tests::verdict::{Outcome, Verdict};
 use clap::Subcommand;
@@ -48,6 +52,9 @@ pub enum Command {
 impl Command {
     /// Does it.
     pub fn run(self) -> Result<Outcome> {
+        if std::env::var_os(PART).is_some() && !boxed::is_inside() {
+            host::end_with_parent()?;
+        }
         match self {
             Self::Quick(quick) => quick.run(),
             Self::Soak(soak) => soak.run(),
@@ -62,6 +69,16 @@ impl Command {
             Self::Probe(probe) => probe.run(),
         }
     }
+}
+
+/// Says to a process that it does a part of what its parent does.
+const PART: &str = "CHAOS_PART";
+
+/// A command for a part of what this process does: it ends when this process does, however that comes.
+fn part(program: &Path) -> process::Command {
+    let mut part = process::Command::new(program);
+    part.env(PART, "1");
+    part
 }
 
 /// Says on the terminal what came of a run, and where its report lies.

@@ -70,7 +70,7 @@ impl Series {
     pub fn play(&mut self, plan: &Plan) -> Result<Outcome> {
         let bin = self.bin.clone();
         self.make(plan, |planned, directory| {
-            let mut replay = Command::new(std::env::current_exe()?);
+            let mut replay = super::part(&std::env::current_exe()?);
             replay.arg("replay").arg(planned);
             replay.arg("--out").arg(directory);
             if let Some(bin) = &bin {
@@ -86,7 +86,7 @@ impl Series {
     /// As those of [`play`](Self::play).
     pub fn simulate(&mut self, plan: &Plan, chaos: &Path) -> Result<Outcome> {
         self.make(plan, |planned, directory| {
-            let mut replay = Command::new(chaos);
+            let mut replay = super::part(chaos);
             replay.arg("sim").arg("--plan").arg(planned);
             replay.arg("--out").arg(directory);
             Ok((replay, directory.join("sim-replay")))
@@ -138,7 +138,7 @@ impl Series {
     /// It cannot be begun.
     pub fn ask(&mut self, arguments: &[&str]) -> Result<Outcome> {
         println!("chaos {}", arguments.join(" "));
-        let status = Command::new(std::env::current_exe()?)
+        let status = super::part(&std::env::current_exe()?)
             .args(arguments)
             .stdin(Stdio::null())
             .status()

@@ -1,7 +1,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, stderr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use chaos_tests::plan::Plan;
@@ -96,7 +96,7 @@ fn play(plan: &Plan, made: &Made, server: Option<&Path>, directory: &Path) -> Re
     let planned = directory.join("plan.json");
     write_json(&planned, plan)?;
     made.save(directory)?;
-    let mut replay = Command::new(std::env::current_exe()?);
+    let mut replay = super::part(&std::env::current_exe()?);
     replay.arg("replay").arg(&planned);
     replay.arg("--out").arg(directory);
     if let Some(server) = server {
