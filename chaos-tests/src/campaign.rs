@@ -3,9 +3,7 @@
 use rand::Rng;
 
 use crate::generate::{self, Wish};
-use crate::plan::{
-    DiskKind, Fault, FileKind, Gate, Load, Plan, PlannedFault, Server, Target, Workload,
-};
+use crate::plan::{DiskKind, Fault, FileKind, Gate, Load, Plan, Server, Target, Workload, in_turn};
 use crate::report::campaign::Campaign;
 use crate::seed;
 
@@ -191,14 +189,8 @@ struct Aim {
 impl Aim {
     fn plan(self, seed: u64) -> Plan {
         const GAP_MS: u64 = 1500;
-        let faults: Vec<PlannedFault> = (0..)
-            .zip(self.faults)
-            .map(|(number, fault)| PlannedFault {
-                at_ms: 2000 + number * (self.hold_ms + GAP_MS),
-                hold_ms: self.hold_ms,
-                fault,
-            })
-            .collect();
+        let held = self.faults.into_iter().map(|fault| (self.hold_ms, fault));
+        let faults = in_turn(2000, GAP_MS, held);
         let ends = faults.last().map_or(0, |last| last.at_ms + last.hold_ms);
         let loads = self.workloads.iter().map(|workload| load(*workload));
         with_gates(Plan {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::campaign;
-use crate::plan::{DiskKind, Fault, Load, Plan, PlannedFault, Server, Target, Workload};
+use crate::plan::{DiskKind, Fault, Load, Plan, Server, Target, Workload, in_turn};
 use crate::seed;
 use crate::verdict::{Outcome, Verdict};
 
@@ -43,8 +43,14 @@ pub enum Said {
 pub const CASES: &[Case] = &[
     Case {
         name: "plain",
-        about: "nothing is wrong with keys, lists and queues while all members run",
-        workloads: &[Workload::Register, Workload::Append, Workload::Queue],
+        about: "nothing is wrong with keys, lists, leases, queues and barriers while all members run",
+        workloads: &[
+            Workload::Register,
+            Workload::Append,
+            Workload::Lease,
+            Workload::Queue,
+            Workload::Barrier,
+        ],
         clients: 4,
         faults: &[],
         hold_ms: 0,
@@ -118,14 +124,11 @@ impl Case {
     /// The plan of run number `run` of it.
     pub fn plan(&self, seed: u64, run: u64) -> Plan {
         const GAP_MS: u64 = 1500;
-        let faults: Vec<PlannedFault> = (0..)
-            .zip(self.faults)
-            .map(|(number, fault)| PlannedFault {
-                at_ms: 3000 + number * (self.hold_ms + GAP_MS),
-                hold_ms: self.hold_ms,
-                fault: fault.clone(),
-            })
-            .collect();
+        let held = self
+            .faults
+            .iter()
+            .map(|fault| (self.hold_ms, fault.clone()));
+        let faults = in_turn(3000, GAP_MS, held);
         let ends = faults.last().map_or(0, |last| last.at_ms + last.hold_ms);
         let load = |workload: &Workload| Load {
             workload: *workload,

@@ -5,7 +5,7 @@
 
 use crate::campaign;
 use crate::plan::{
-    DiskKind, Fault, Load, Plan, PlannedFault, PointAction, Server, Target, Workload,
+    self, DiskKind, Fault, Load, Plan, PlannedFault, PointAction, Server, Target, Workload,
 };
 use crate::seed;
 
@@ -55,17 +55,7 @@ fn point(target: Target, point: &str, action: PointAction) -> Fault {
 
 /// Faults one after another, each held for so many milliseconds.
 fn in_turn(faults: Vec<(u64, Fault)>) -> Vec<PlannedFault> {
-    let mut at_ms = FIRST_MS;
-    let mut planned = Vec::new();
-    for (hold_ms, fault) in faults {
-        planned.push(PlannedFault {
-            at_ms,
-            hold_ms,
-            fault,
-        });
-        at_ms += hold_ms + GAP_MS;
-    }
-    planned
+    plan::in_turn(FIRST_MS, GAP_MS, faults)
 }
 
 /// The same, while others are held from the beginning to the end.

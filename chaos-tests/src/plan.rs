@@ -448,6 +448,26 @@ impl Fault {
     }
 }
 
+/// Faults one after another: the first at `first_ms`, each other so long after the end of the one before. A fault comes with
+/// the milliseconds for which it is held.
+pub fn in_turn(
+    first_ms: u64,
+    gap_ms: u64,
+    faults: impl IntoIterator<Item = (u64, Fault)>,
+) -> Vec<PlannedFault> {
+    let mut at_ms = first_ms;
+    let mut planned = Vec::new();
+    for (hold_ms, fault) in faults {
+        planned.push(PlannedFault {
+            at_ms,
+            hold_ms,
+            fault,
+        });
+        at_ms += hold_ms + gap_ms;
+    }
+    planned
+}
+
 /// A fact that has to have been counted often enough.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {

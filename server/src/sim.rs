@@ -87,6 +87,10 @@ pub struct Counts {
     pub replayed: u64,
     /// Snapshots that came again, see [`SimNet::replay_snapshot`].
     pub stale_snapshots: u64,
+    /// Frames that took longer on a slow link, see [`SimNet::set_rate`].
+    pub slowed: u64,
+    /// Streams that were broken by [`SimNet::reset`].
+    pub reset: u64,
 }
 
 struct Inner {
@@ -311,6 +315,7 @@ impl SimNet {
         if let Some(rate) = rate {
             let nanos = frame.encoded_len() as u64 * 1_000_000_000 / rate;
             at = at.max(last) + Duration::from_nanos(nanos);
+            inner.counts.slowed += 1;
         }
         let lost = inner.mishaps.lost;
         if inner.happens(lost) {
@@ -410,12 +415,16 @@ impl SimNet {
         let before = resets(&self.inner.lock());
         loop {
             {
-                let inner = self.inner.lock();
+                let mut inner = self.inner.lock();
                 let is_alive = |end: End| {
                     let start = inner.members.get(&end.member).map(|m| m.start);
                     start == Some(end.start)
                 };
-                if !is_alive(from) || !is_alive(to) || resets(&inner) != before {
+                if !is_alive(from) || !is_alive(to) {
+                    return;
+                }
+                if resets(&inner) != before {
+                    inner.counts.reset += 1;
                     return;
                 }
             }

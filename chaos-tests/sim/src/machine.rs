@@ -74,6 +74,8 @@ pub struct Ailment {
     pub slow_ms: AtomicU64,
     /// Nothing is synced before this time.
     pub hangs_until: AtomicU64,
+    /// How many syncs took longer for either.
+    pub held_up: AtomicU64,
 }
 
 /// A machine.
@@ -314,6 +316,9 @@ async fn live(
         let hangs = ailment.hangs_until.load(Ordering::Relaxed);
         let hangs = hangs.saturating_sub(now.load(Ordering::Relaxed));
         let slow = ailment.slow_ms.load(Ordering::Relaxed) + hangs;
+        ailment
+            .held_up
+            .fetch_add(u64::from(slow > 0), Ordering::Relaxed);
         Duration::from_micros(chance.random_range(SYNC_US)) + Duration::from_millis(slow)
     };
     let on_fatal = fail.clone();

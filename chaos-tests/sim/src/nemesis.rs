@@ -294,6 +294,20 @@ impl Making {
         move || of(net.counts())
     }
 
+    /// Syncs of the targets that took longer.
+    fn held_up(&self) -> impl Fn() -> u64 + use<> {
+        let ailments: Vec<Arc<Ailment>> = self
+            .members
+            .iter()
+            .filter_map(|member| self.nemesis.disk(*member))
+            .map(|(_, _, ailment)| Arc::clone(ailment))
+            .collect();
+        move || {
+            let held_up = ailments.iter().map(|a| a.held_up.load(Ordering::Relaxed));
+            held_up.sum()
+        }
+    }
+
     fn stalls(&self) -> impl Fn() -> u64 + use<> {
         self.net(|counts| counts.stalled + counts.refused)
     }
@@ -447,7 +461,7 @@ impl Making {
                     for member in &self.members {
                         self.nemesis.net.set_rate(*member, Some(kbit * 1000 / 8));
                     }
-                    self.hold_and_prove("messages on a slow link", self.net(|c| c.delivered))
+                    self.hold_and_prove("messages on a slow link", self.net(|c| c.slowed))
                         .await;
                     self.tell(Phase::Healing);
                     for member in &self.members {
@@ -461,8 +475,9 @@ impl Making {
                     for member in &self.members {
                         self.nemesis.net.reset(*member);
                     }
-                    self.tell(Phase::Proved("every stream of it was broken".into()));
-                    self.hold().await;
+                    // None of them has noticed yet.
+                    self.hold_and_prove("streams broken", self.net(|c| c.reset))
+                        .await;
                     self.tell(Phase::Healed("it is over".into()));
                 }
             }
@@ -520,8 +535,8 @@ impl Making {
             Fault::DiskSlow { target, ms } => {
                 if self.aim(target) {
                     self.each_ailment(|ailment| ailment.slow_ms.store(ms, Ordering::Relaxed));
-                    self.tell(Phase::Proved(format!("syncs take {ms} ms longer")));
-                    self.hold().await;
+                    self.hold_and_prove(&format!("syncs that took {ms} ms longer"), self.held_up())
+                        .await;
                     self.tell(Phase::Healing);
                     self.each_ailment(|ailment| ailment.slow_ms.store(0, Ordering::Relaxed));
                     self.tell(Phase::Healed("syncs are fast again".into()));
@@ -533,8 +548,8 @@ impl Making {
                     self.each_ailment(|ailment| {
                         ailment.hangs_until.store(until, Ordering::Relaxed);
                     });
-                    self.tell(Phase::Proved("syncs wait".into()));
-                    self.hold().await;
+                    self.hold_and_prove("syncs that waited", self.held_up())
+                        .await;
                     self.tell(Phase::Healed("syncs are done".into()));
                 }
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::deleters::place;
 use super::effects;
 use super::known::Known;
 use crate::history::{Answer, History, Operation, Outcome, Request};
@@ -246,13 +247,7 @@ impl<'a> Services<'a> {
             self.names.insert(name.clone());
             return;
         }
-        let sign = if lease < 0 { "-" } else { "" };
-        let key = [
-            name,
-            format!("/{sign}{:x}", lease.unsigned_abs()).as_bytes(),
-        ]
-        .concat();
-        self.keys.insert(key.into());
+        self.keys.insert(place(name, lease));
     }
 
     /// Whether changes are what these services could make: they write a key in a revision of its own, and may remove
