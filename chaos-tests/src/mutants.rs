@@ -377,6 +377,13 @@ impl Trial {
         };
         campaign::with_gates(plan)
     }
+
+    /// What is left of one of its plans without the bug.
+    pub fn without(mut plan: Plan) -> Plan {
+        plan.name.push_str(" without it");
+        plan.server.mutant = None;
+        plan
+    }
 }
 
 #[cfg(test)]

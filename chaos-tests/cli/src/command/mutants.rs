@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use chaos_tests::mutants::{Place, TRIALS, Trial};
+use chaos_tests::plan::Plan;
 use chaos_tests::verdict::Outcome;
 use serde::Deserialize;
 
@@ -89,29 +90,34 @@ impl Hunter {
         })
     }
 
-    /// Plays runs until a checker that is to find the bug has, and says in which and by whom.
+    /// Plays runs until a checker that is to find the bug has, and says in which and by whom. That same run without the bug
+    /// must not be found to be wrong.
     ///
     /// # Errors
     /// As those of [`Series::play`].
     pub fn hunt(&mut self, trial: &Trial) -> Result<Option<(u64, String)>> {
         for run in 1..=trial.runs {
             let plan = trial.plan(self.seed, run);
-            let outcome = match trial.place {
-                Place::Real => self.series.play(&plan)?,
-                Place::Simulation => self.series.simulate(&plan, &self.chaos)?,
-            };
-            if outcome != Outcome::Invalid {
+            if self.play(trial.place, &plan)? != Outcome::Invalid {
                 continue;
             }
             let broken = self.series.last_broken();
             let found = broken
                 .into_iter()
                 .find(|checker| trial.checkers.contains(checker));
-            if let Some(checker) = found {
-                return Ok(Some((run, checker.to_owned())));
+            if let Some(checker) = found.map(str::to_owned) {
+                let without = self.play(trial.place, &Trial::without(plan))?;
+                return Ok((without != Outcome::Invalid).then_some((run, checker)));
             }
         }
         Ok(None)
+    }
+
+    fn play(&mut self, place: Place, plan: &Plan) -> Result<Outcome> {
+        match place {
+            Place::Real => self.series.play(plan),
+            Place::Simulation => self.series.simulate(plan, &self.chaos),
+        }
     }
 }
 
