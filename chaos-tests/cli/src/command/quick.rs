@@ -40,7 +40,7 @@ impl Quick {
         for plan in campaign::quick(self.seed) {
             series.play(&plan)?;
         }
-        outcome = outcome.max(series.end(1));
+        outcome = outcome.max(series.end(campaign::SEEN_BY_QUICK));
         println!("{outcome}");
         Ok(outcome)
     }

@@ -173,11 +173,9 @@ impl Series {
         u64::try_from(self.campaign.episodes.len()).unwrap_or(u64::MAX)
     }
 
-    /// What all runs amount to. From `enough` of them on, they have to have seen together what a campaign is for.
-    pub fn end(mut self, enough: u64) -> Outcome {
-        if self.len() >= enough {
-            self.campaign.missed = missing(&self.campaign);
-        }
+    /// What all runs amount to, which have to have seen these facts together.
+    pub fn end<'a>(mut self, wanted: impl IntoIterator<Item = &'a &'a str>) -> Outcome {
+        self.campaign.missed = missing(&self.campaign, wanted);
         print!("{}", campaign::text(&self.campaign));
         println!("{}", self.out.display());
         self.campaign.outcome()

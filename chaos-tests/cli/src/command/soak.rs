@@ -66,7 +66,9 @@ impl Soak {
                 missed.push(trial.mutant);
             }
         }
-        let mut outcome = series.end(ENOUGH);
+        let wanted = [campaign::SEEN_BY_QUICK, campaign::SEEN_BY_SOAK].concat();
+        let enough = series.len() >= ENOUGH;
+        let mut outcome = series.end(wanted.iter().filter(|_| enough));
         if !missed.is_empty() {
             println!("planted and not found: {}", missed.join(", "));
             outcome = outcome.max(Outcome::HarnessError);
