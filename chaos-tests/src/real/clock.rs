@@ -11,7 +11,8 @@ use memchr::memmem;
 use tokio::time::Instant;
 
 use super::http;
-use super::node::{LOOK_AGAIN, Node};
+use super::node::Node;
+use super::wait::LOOK_AGAIN;
 use crate::plan::{Fault, Plan};
 
 /// The setting of a clock that is right. The rate is part of it: without, the one set before stays in force.

@@ -19,7 +19,8 @@ use super::disk::{self, Disk};
 use super::hashes::Hashes;
 use super::http;
 use super::net::{self, PEER_PORT, Place};
-use super::node::{LOOK_AGAIN, Layout, Node};
+use super::node::{Layout, Node};
+use super::wait::until;
 use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, nanos};
 use crate::plan::{DiskKind, Plan};
 
@@ -148,13 +149,8 @@ impl Cluster {
                 .spawn(observe(node.clone(), self.seen.clone(), recorder.clone()));
         }
         self.observers.spawn(watch_the_harness(recorder.clone()));
-        let began = Instant::now();
-        while self.leader().is_none() {
-            if began.elapsed() > START {
-                bail!("no leader after {START:?}");
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let leader = self.await_leader(START).await;
+        leader.with_context(|| format!("no leader after {START:?}"))?;
         Ok(())
     }
 
@@ -181,16 +177,7 @@ impl Cluster {
 
     /// Waits for a leader for a while.
     pub async fn await_leader(&self, limit: Duration) -> Option<Member> {
-        let began = Instant::now();
-        loop {
-            if let Some(leader) = self.leader() {
-                return Some(leader);
-            }
-            if began.elapsed() > limit {
-                return None;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        until(limit, || async { self.leader() }).await
     }
 
     /// Ends everything: processes at once, disks and the network; images of disks are removed unless `keep_disks`.
@@ -233,7 +220,11 @@ fn make_groups(member: Member) -> Vec<PathBuf> {
                 .join(controller)
                 .join(format!("chaos-{number}-m{member}"))
         })
-        .filter(|group| fs::create_dir(group).is_ok())
+        .filter(|group| {
+            // One of this name was left by a run that was killed, and may have limits.
+            let _ = fs::remove_dir(group);
+            fs::create_dir(group).is_ok()
+        })
         .collect()
 }
 

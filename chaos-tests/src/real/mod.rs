@@ -17,3 +17,4 @@ pub mod node;
 pub mod probe;
 pub mod shaper;
 pub mod tool;
+pub mod wait;

@@ -16,17 +16,14 @@ use pb::maintenance_client::MaintenanceClient;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tonic::Status;
 
 use super::clock::Clock;
 use super::disk::Disk;
 use super::host::program;
 use super::net::{self, Place};
+use super::wait::until;
 use crate::history::{Member, MemberEvent, MemberStep, Record, Recorder, Usage};
-
-/// The pause between two looks at something that has no way to tell us.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The longest that a server may take to answer the observer.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -357,14 +354,13 @@ impl Node {
 
     /// Waits until it answers the observer; false if it does not within `limit`, or ends.
     pub async fn answers(&self, limit: Duration) -> bool {
-        let began = Instant::now();
-        while began.elapsed() < limit && self.runs() {
-            if self.status().await.is_ok() {
-                return true;
+        let answers = || async {
+            match self.runs() {
+                true => self.status().await.is_ok().then_some(true),
+                false => Some(false),
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        false
+        };
+        until(limit, answers).await.unwrap_or(false)
     }
 
     /// Looks for alarming lines in what it logged since the last look.

@@ -247,7 +247,8 @@ impl Raft {
         let m = metrics.borrow_watched();
         let leads = m.state == ServerState::Leader;
         let leader = m.current_leader.unwrap_or(0);
-        let alone = m.membership_config.voter_ids().count() == 1;
+        let voters = m.membership_config.membership().get_joint_config();
+        let alone = matches!(&voters[..], [all] if all.len() == 1);
         View {
             term: m.current_term,
             leads,

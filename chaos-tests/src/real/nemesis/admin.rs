@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use baton_proto::etcdserverpb as pb;
 use rand::seq::SliceRandom;
-use tokio::time::Instant;
 
 use super::{Act, Trouble, names, skip};
 use crate::client::Client;
 use crate::history::{Answer, Member, Outcome};
 use crate::plan::Target;
-use crate::real::node::LOOK_AGAIN;
+use crate::real::wait::until;
 
 /// The name of this client in histories.
 const NEMESIS: &str = "nemesis";
@@ -104,10 +103,8 @@ pub(super) async fn move_leader(act: &mut Act) -> Result<(), Trouble> {
         Outcome::Ok(_) => {}
         Outcome::Failed(error) | Outcome::Unknown(error) => return skip(error.message),
     }
-    let began = Instant::now();
-    while act.cluster().leader().is_none_or(|now| now == leader) && began.elapsed() < PATIENCE {
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    let other = || async { act.cluster().leader().filter(|now| *now != leader) };
+    until(PATIENCE, other).await;
     let now = act.cluster().leader();
     let leads = now.map_or("nobody".to_owned(), |now| format!("m{now}"));
     let text = format!("m{leader} handed leadership to m{heir}; {leads} leads now");

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{Act, Trouble, skip};
 use crate::plan::Target;
 use crate::real::clock::{self, Clock, RIGHT};
-use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::node::Node;
+use crate::real::wait::until;
 
 /// How wrong a clock may seem that is right: as long as a line may take to be logged and read.
 const SLACK: f64 = 2.0;
@@ -132,12 +133,8 @@ async fn all_ahead(nodes: &[Arc<Node>]) -> Vec<Option<f64>> {
     let began = Instant::now();
     let mut found = Vec::new();
     for node in nodes {
-        let mut ahead = clock::ahead(node).await;
-        while ahead.is_err() && began.elapsed() < COMES_BACK {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            ahead = clock::ahead(node).await;
-        }
-        found.push(ahead.ok());
+        let left = COMES_BACK.saturating_sub(began.elapsed());
+        found.push(until(left, || async { clock::ahead(node).await.ok() }).await);
     }
     found
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::process::{settle, start_again};
 use super::{Act, Trouble, skip};
 use crate::plan::Target;
 use crate::real::net::{CLIENT_PORT, Place};
-use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::node::Node;
 use crate::real::tool::run;
+use crate::real::wait::{LOOK_AGAIN, until};
 
 /// The time in which a limit is accounted for, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -178,8 +178,5 @@ fn sum(groups: &[PathBuf], file: &str, name: &str) -> u64 {
 
 /// Waits a while until something shows.
 async fn shows(shown: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !shown() && began.elapsed() < SHOWS {
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    until(SHOWS, || async { shown().then_some(()) }).await;
 }

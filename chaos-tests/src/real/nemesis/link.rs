@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Act, OnTheNetwork, Trouble, need, places, skip};
+use crate::history::Member;
 use crate::plan::Target;
 use crate::real::crossing::{self, Crossing, KNOCK, Volley};
 use crate::real::net::{Place, Rule, between, duplicate, some};
-use crate::real::node::LOOK_AGAIN;
 use crate::real::shaper::Shaper;
 use crate::real::tool::run;
+use crate::real::wait::until;
 use crate::seed;
 
 /// How long after healing a link may take to be as before.
@@ -196,34 +197,30 @@ pub(super) async fn reset(act: &mut Act, target: Target) -> Result<(), Trouble> 
     need("ss")?;
     let targets = act.aim(target).await?;
     act.installing();
-    let began = Instant::now();
-    let mut gone = 0;
-    loop {
-        for member in &targets {
-            gone += connections(*member, true).await?;
-        }
-        if gone > 0 || began.elapsed() > RECOVERS {
-            break;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    if gone == 0 {
+    let Some(gone) = until(RECOVERS, || some_of(&targets, true)).await else {
         return skip("nobody is connected to the targets");
-    }
+    };
+    let gone = gone?;
     act.proved(format!("{gone} connections reset"));
     act.hold().await;
     act.healing();
-    let began = Instant::now();
-    let mut new = 0;
-    while new == 0 && began.elapsed() < RECOVERS {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        for member in &targets {
-            new += connections(*member, false).await?;
-        }
-    }
+    let new = until(RECOVERS, || some_of(&targets, false)).await;
+    let new = new.transpose()?.unwrap_or_default();
     // Nothing is left of a reset: whether new connections are made is up to both ends.
     act.healed(format!("{new} connections made since"));
     Ok(())
+}
+
+/// Counts, or also resets, the connections of members, if there are any.
+async fn some_of(members: &[Member], reset: bool) -> Option<anyhow::Result<usize>> {
+    let mut all = 0;
+    for member in members {
+        match connections(*member, reset).await {
+            Ok(count) => all += count,
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    (all > 0).then_some(Ok(all))
 }
 
 /// Counts, or also resets, the connections of a member.

@@ -11,7 +11,8 @@ use super::process::start_again;
 use super::{Act, Trouble, skip};
 use crate::plan::{PointAction, Target};
 use crate::real::http;
-use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::node::Node;
+use crate::real::wait::LOOK_AGAIN;
 
 /// How long the code is given to come to a point, at least.
 const COMES: Duration = Duration::from_secs(3);

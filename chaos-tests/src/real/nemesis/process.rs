@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::{Act, Trouble, names};
 use crate::history::Member;
 use crate::plan::Target;
-use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::node::Node;
+use crate::real::wait::until;
 
 /// How long a member that was started is given to answer before the fault counts as healed anyway: whether it can serve is
 /// for others to decide when members it needs are down.
@@ -222,15 +223,8 @@ async fn leave(nodes: &[Arc<Node>]) -> bool {
 
 /// Waits a little until all are stopped, or none is.
 async fn in_state(nodes: &[Arc<Node>], stopped: bool) -> bool {
-    let began = Instant::now();
-    loop {
-        let so = |node: &Arc<Node>| !node.runs() || node.is_in_state('T') == stopped;
-        if nodes.iter().all(so) {
-            return nodes.iter().any(|node| node.runs());
-        }
-        if began.elapsed() > Duration::from_secs(1) {
-            return false;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    let so = |node: &Arc<Node>| !node.runs() || node.is_in_state('T') == stopped;
+    let all = || async { nodes.iter().all(so).then_some(()) };
+    let all = until(Duration::from_secs(1), all).await;
+    all.is_some() && nodes.iter().any(|node| node.runs())
 }

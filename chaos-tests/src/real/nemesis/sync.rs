@@ -13,7 +13,8 @@ use super::process::{settle, start_again};
 use super::{Act, Trouble, need};
 use crate::plan::Target;
 use crate::real::host::program;
-use crate::real::node::{LOOK_AGAIN, Node};
+use crate::real::node::Node;
+use crate::real::wait::{LOOK_AGAIN, until};
 
 /// Everything that waits for a disk to keep something.
 const SYNCS: &str = "fsync,fdatasync,sync_file_range,msync";
@@ -148,12 +149,9 @@ impl Tracer {
 
 /// Waits until a tracer shows its effect, or for `patience`; returns how often it did.
 async fn await_effect(tracers: &[Tracer], word: &str, patience: Duration) -> usize {
-    let began = Instant::now();
-    loop {
-        let seen = tracers.iter().map(|tracer| tracer.effects(word)).sum();
-        if seen > 0 || began.elapsed() > patience {
-            return seen;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    let seen = || async {
+        let seen: usize = tracers.iter().map(|tracer| tracer.effects(word)).sum();
+        (seen > 0).then_some(seen)
+    };
+    until(patience, seen).await.unwrap_or_default()
 }
