@@ -77,6 +77,8 @@ pub struct KnownGone {
 pub struct Account {
     /// Its time to live in seconds, as granted.
     pub ttl: Option<i64>,
+    /// The longest time to live, in seconds, that its number was, or may have been, given out with.
+    pub longest_ttl: i64,
     /// Grants that were acknowledged: more than one if its number was given out again.
     pub grants: Vec<Promise>,
     /// Renewals that were acknowledged.
@@ -190,11 +192,13 @@ fn enter(accounts: &mut BTreeMap<i64, Account>, op: &Operation) {
         (Request::LeaseGrant(_), Outcome::Ok(Answer::LeaseGrant(granted))) => {
             let account = accounts.entry(granted.id).or_default();
             account.ttl = Some(granted.ttl);
+            account.longest_ttl = account.longest_ttl.max(granted.ttl);
             account.grants.push(promise(op, granted.ttl));
         }
         (Request::LeaseGrant(request), Outcome::Unknown(_)) if request.id != 0 => {
             let account = accounts.entry(request.id).or_default();
             account.maybe_granted += 1;
+            account.longest_ttl = account.longest_ttl.max(request.ttl);
             account.maybe_renewed.push((op.called, op.returned));
         }
         (Request::LeaseKeepAlive(request), Outcome::Ok(Answer::LeaseKeepAlive(answer))) => {

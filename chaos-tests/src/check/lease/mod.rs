@@ -186,8 +186,9 @@ impl Judge {
     fn late(&self, account: &Account, at: Nanos) -> Option<Nanos> {
         let calm = self.timing.calm_since(at)?;
         let renewed = account.last_renewed(at)?;
-        let ttl = nanos(Duration::from_secs(account.ttl?.max(0).cast_unsigned()));
-        let until = renewed.max(calm) + ttl + self.slack.nanos();
+        account.ttl?;
+        let ttl = Duration::from_secs(account.longest_ttl.cast_unsigned());
+        let until = renewed.max(calm) + nanos(ttl) + self.slack.nanos();
         (at > until).then_some(until)
     }
 
@@ -461,14 +462,33 @@ mod tests {
     }
 
     fn granted(member: Member, at: Nanos) -> Operation {
-        let request = pb::LeaseGrantRequest { id: LEASE, ttl: 5 };
+        granted_for(5, member, at)
+    }
+
+    fn granted_for(ttl: i64, member: Member, at: Nanos) -> Operation {
+        let request = pb::LeaseGrantRequest { id: LEASE, ttl };
         let answer = pb::LeaseGrantResponse {
             header: Some(header(1, 1)),
             id: LEASE,
-            ttl: 5,
+            ttl,
             ..Default::default()
         };
         operation(member, at, request.into(), Answer::LeaseGrant(answer))
+    }
+
+    fn there(ttl: i64, at: Nanos) -> Operation {
+        let answer = pb::LeaseTimeToLiveResponse {
+            header: Some(header(1, 1)),
+            id: LEASE,
+            ttl,
+            granted_ttl: 9,
+            ..Default::default()
+        };
+        let request = pb::LeaseTimeToLiveRequest {
+            id: LEASE,
+            keys: false,
+        };
+        operation(1, at, request.into(), Answer::LeaseTimeToLive(answer))
     }
 
     fn not_listed(member: Member, at: Nanos) -> Operation {
@@ -488,6 +508,19 @@ mod tests {
         let judgement = judge(&history, Slack::of_election(Duration::from_secs(1)));
         let violations = judgement.violations.into_iter();
         violations.map(|violation| violation.what).collect()
+    }
+
+    #[test]
+    fn a_lease_may_live_as_long_as_it_was_granted_for_though_its_number_is_granted_for_less_later()
+    {
+        let granted = [
+            granted_for(9, 1, 0),
+            there(0, 11 * SECOND),
+            granted_for(5, 1, 15 * SECOND),
+        ];
+        assert_eq!(wrong(granted.to_vec()), [""; 0]);
+        let late = [granted_for(5, 1, 0), there(0, 11 * SECOND)];
+        assert_eq!(wrong(late.to_vec()).len(), 2);
     }
 
     #[test]
