@@ -142,6 +142,13 @@ pub(super) async fn repeat(act: &mut Act, percent: u32) -> Result<(), Trouble> {
 pub(super) async fn slow(act: &mut Act, target: Target, kbit: u64) -> Result<(), Trouble> {
     need("tc")?;
     let targets = act.aim(target).await?;
+    {
+        let mut slow = act.scene.slow.lock();
+        if targets.iter().any(|member| slow.contains(member)) {
+            return skip("its link is slow already");
+        }
+        slow.extend(&targets);
+    }
     let network = act.on_the_network();
     act.installing();
     let rate = format!("{kbit}kbit");
@@ -189,6 +196,9 @@ pub(super) async fn slow(act: &mut Act, target: Target, kbit: u64) -> Result<(),
     }
     let fast = |seen: &Crossing| rate_of(seen, volley.bytes) > kbit;
     recovered(&network, from, Place::Observer, volley, fast).await?;
+    let mut slow = act.scene.slow.lock();
+    slow.retain(|member| !targets.contains(member));
+    drop(slow);
     act.healed("as fast as before");
     Ok(())
 }

@@ -11,10 +11,12 @@ mod point;
 mod process;
 mod sync;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -49,6 +51,8 @@ pub struct Scene {
     /// Turns true when every fault is to be healed.
     pub over: watch::Receiver<bool>,
     on_the_network: AtomicUsize,
+    /// Members whose link a fault has made slow.
+    slow: Mutex<BTreeSet<Member>>,
 }
 
 impl Scene {
@@ -69,6 +73,7 @@ impl Scene {
             seed,
             over,
             on_the_network: AtomicUsize::new(0),
+            slow: Mutex::default(),
         }
     }
 
