@@ -189,7 +189,7 @@ impl Machine {
             world.clone(),
             self.member,
             seed,
-            self.disk.clone(),
+            self.disk.attach(),
             self.store.clone(),
             Arc::clone(&self.ailment),
             Arc::clone(&vitals),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -21,6 +21,8 @@ const SECTOR: u64 = 512;
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    /// The epoch in which the process lives that this was attached to; its calls fail in any other.
+    process: Option<u64>,
 }
 
 struct State {
@@ -79,6 +81,7 @@ impl SimDisk {
                 capacity: None,
                 lies: false,
             })),
+            process: None,
         }
     }
 
@@ -100,6 +103,16 @@ impl SimDisk {
         };
         let dir_ops = choose(dir_ops);
         self.crash_as(dir_ops, &mut |_, _, changes| choose(changes));
+    }
+
+    /// The disk as a process has it that starts now: calls fail once that process has ended, by [`crash`](Self::crash) or
+    /// [`abandon`](Self::abandon).
+    #[must_use]
+    pub fn attach(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            process: Some(self.state.lock().epoch),
+        }
     }
 
     /// The process that has files open ends. What it wrote stays; its calls fail from now on.
@@ -225,14 +238,21 @@ impl SimDisk {
         change(&mut file.durable);
         file.now.clone_from(&file.durable);
     }
+
+    /// The state, for a call of the process that it is attached to.
+    fn of_process(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        match self.process {
+            Some(process) if process != state.epoch => Err(gone()),
+            _ => Ok(state),
+        }
+    }
 }
 
 impl State {
     fn inode(&mut self, id: u64, epoch: u64) -> io::Result<&mut Inode> {
         if epoch != self.epoch {
-            return Err(io::Error::other(
-                "the machine this file was opened on has crashed",
-            ));
+            return Err(gone());
         }
         self.files.get_mut(&id).ok_or_else(not_found)
     }
@@ -336,11 +356,11 @@ impl Disk for SimDisk {
     type File = SimFile;
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.state.lock().names.keys().cloned().collect())
+        Ok(self.of_process()?.names.keys().cloned().collect())
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
-        let state = self.state.lock();
+        let state = self.of_process()?;
         let inode = *state.names.get(name).ok_or_else(not_found)?;
         Ok(SimFile {
             disk: self.clone(),
@@ -351,7 +371,7 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
         {
-            let mut state = self.state.lock();
+            let mut state = self.of_process()?;
             if state.names.contains_key(name) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, name));
             }
@@ -364,7 +384,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.of_process()?;
         if !state.names.contains_key(from) {
             return Err(not_found());
         }
@@ -373,7 +393,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.of_process()?;
         if !state.names.contains_key(name) {
             return Err(not_found());
         }
@@ -382,7 +402,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.of_process()?;
         state.dir_ops.clear();
         state.durable_names = state.names.clone();
         state.drop_orphans();
@@ -482,6 +502,10 @@ fn put(content: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
         content.resize(end, 0);
     }
     content[offset as usize..end].copy_from_slice(bytes);
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the process is gone, or its machine has crashed")
 }
 
 fn not_found() -> io::Error {
