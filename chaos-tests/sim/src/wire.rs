@@ -137,22 +137,23 @@ impl Wire {
 
     /// Returns once the way to the member is not cut.
     async fn whole(&self, member: Member) {
-        let mut changed = self.changed.subscribe();
-        let is_cut = || self.shared.lock().cut.contains(&member);
-        if !is_cut() {
-            return;
+        let is_cut = |shared: &Shared| shared.cut.contains(&member);
+        {
+            let mut shared = self.shared.lock();
+            shared.stalled += u64::from(is_cut(&shared));
         }
-        self.shared.lock().stalled += 1;
-        while is_cut() {
-            // The sender is `self`.
-            let _ = changed.changed().await;
-        }
+        self.over(is_cut).await;
     }
 
     /// Returns once the member has power.
     async fn lit(&self, member: Member) {
+        self.over(|shared| shared.dark.contains(&member)).await;
+    }
+
+    /// Returns once something is not so any more.
+    async fn over(&self, is: impl Fn(&Shared) -> bool) {
         let mut changed = self.changed.subscribe();
-        while self.shared.lock().dark.contains(&member) {
+        while is(&self.shared.lock()) {
             // The sender is `self`.
             let _ = changed.changed().await;
         }

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
-use pb::request_op::Request as Op;
 
 use super::deleters::place;
+use super::effects;
 use super::timing::Timing;
 use crate::history::{History, Nanos, Operation, Outcome, Request};
 
@@ -44,8 +43,10 @@ impl Creators {
             // One that failed may have stood there for a while.
             Request::Lock(request) => self.line(&request.name, request.lease, creator),
             Request::Campaign(request) => self.line(&request.name, request.lease, creator),
-            Request::Txn(request) if !matches!(op.outcome, Outcome::Failed(_)) => {
-                self.txn(request, creator);
+            Request::Txn(_) if !matches!(op.outcome, Outcome::Failed(_)) => {
+                for put in effects::writes_of(&op.request).puts {
+                    self.keys.entry(put.key.clone()).or_default().push(creator);
+                }
             }
             _ => {}
         }
@@ -57,18 +58,6 @@ impl Creators {
             lease => self.keys.entry(place(name, lease)),
         };
         made.or_default().push(creator);
-    }
-
-    fn txn(&mut self, txn: &pb::TxnRequest, creator: Creator) {
-        for op in txn.success.iter().chain(&txn.failure) {
-            match &op.request {
-                Some(Op::RequestPut(put)) => {
-                    self.keys.entry(put.key.clone()).or_default().push(creator);
-                }
-                Some(Op::RequestTxn(nested)) => self.txn(nested, creator),
-                _ => {}
-            }
-        }
     }
 
     /// Whether a call may have made `key` at `revision`.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use baton_proto::etcdserverpb as pb;
 use bytes::Bytes;
-use pb::request_op::Request as Op;
 
+use super::effects;
 use super::timing::Timing;
 use crate::history::{History, Nanos, Operation, Outcome, Request};
 
@@ -48,8 +48,11 @@ impl Deleters {
         };
         let is_done = !matches!(op.outcome, Outcome::Failed(_));
         match &op.request {
-            Request::DeleteRange(request) if is_done => self.range(request, deleter(true)),
-            Request::Txn(request) if is_done => self.txn(request, deleter(true)),
+            Request::DeleteRange(_) | Request::Txn(_) if is_done => {
+                for deletion in effects::writes_of(&op.request).deletions {
+                    self.range(deletion, deleter(true));
+                }
+            }
             Request::Unlock(request) => self.key(request.key.clone(), deleter(false)),
             Request::Resign(request) => {
                 let key = request.leader.as_ref().map(|leader| leader.key.clone());
@@ -63,16 +66,6 @@ impl Deleters {
                 self.key(place(&request.name, request.lease), deleter(false));
             }
             _ => {}
-        }
-    }
-
-    fn txn(&mut self, txn: &pb::TxnRequest, deleter: Deleter) {
-        for op in txn.success.iter().chain(&txn.failure) {
-            match &op.request {
-                Some(Op::RequestDeleteRange(request)) => self.range(request, deleter),
-                Some(Op::RequestTxn(nested)) => self.txn(nested, deleter),
-                _ => {}
-            }
         }
     }
 

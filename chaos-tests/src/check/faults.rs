@@ -22,16 +22,16 @@ pub const REFUSED: &str = "it refuses to start";
 pub fn judge(history: &History, plan: &Plan) -> Judgement {
     let mut judgement = Judgement::new(CHECKER, PROMISE);
     let mut faults: BTreeMap<usize, Vec<&FaultStep>> = BTreeMap::new();
+    for step in &history.faults {
+        faults.entry(step.fault).or_default().push(step);
+    }
     for (number, planned) in plan.faults.iter().enumerate() {
-        if history.faults.iter().all(|step| step.fault != number) {
+        if !faults.contains_key(&number) {
             judgement.inconclusive.push(format!(
                 "fault {number} ({}) of the plan was never made",
                 planned.fault.kind()
             ));
         }
-    }
-    for step in &history.faults {
-        faults.entry(step.fault).or_default().push(step);
     }
     for (number, steps) in faults {
         let kind = steps.first().map_or("", |step| &step.kind);

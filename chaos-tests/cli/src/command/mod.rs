@@ -12,12 +12,12 @@ mod series;
 mod shrink;
 mod soak;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use anyhow::Result;
 use baton_chaos_sim::command::Sim;
-use chaos_tests::real::{boxed, host};
+use chaos_tests::real::{boxed, episode, host};
 use chaos_tests::report;
 use chaos_tests::verdict::{Outcome, Verdict};
 use clap::Subcommand;
@@ -79,6 +79,14 @@ fn part(program: &Path) -> process::Command {
     let mut part = process::Command::new(program);
     part.env(PART, "1");
     part
+}
+
+/// The server that was asked for, or else the one there is.
+fn server(bin: Option<PathBuf>) -> Result<PathBuf> {
+    match bin {
+        Some(server) => Ok(server),
+        None => episode::default_server().map_err(anyhow::Error::msg),
+    }
 }
 
 /// Says on the terminal what came of a run, and where its report lies.

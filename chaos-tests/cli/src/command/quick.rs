@@ -3,7 +3,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use chaos_tests::campaign;
-use chaos_tests::real::episode;
 use chaos_tests::verdict::Outcome;
 
 use super::series::{Common, Series};
@@ -24,7 +23,7 @@ pub struct Quick {
 impl Quick {
     /// Tries the checkers, simulates, and plays the runs.
     pub fn run(self) -> Result<Outcome> {
-        ensure_as_shipped(self.common.bin.as_deref())?;
+        ensure_as_shipped(&super::server(self.common.bin.clone())?)?;
         let mut series = Series::begin(self.common, "quick")?;
         let mut outcome = series.ask(&["selftest", "--seeds", "10"])?;
         if self.sim_seeds > 0 {
@@ -47,11 +46,9 @@ impl Quick {
 }
 
 /// Makes sure that the server is one as users get it, without fault points and planted bugs.
-fn ensure_as_shipped(bin: Option<&Path>) -> Result<()> {
-    let default = || episode::default_server().map_err(anyhow::Error::msg);
-    let server = bin.map_or_else(default, |bin| Ok(bin.to_owned()))?;
+fn ensure_as_shipped(server: &Path) -> Result<()> {
     let named = || server.display().to_string();
-    let program = fs::read(&server).with_context(named)?;
+    let program = fs::read(server).with_context(named)?;
     ensure!(
         memchr::memmem::find(&program, b"BATON_CHAOS_").is_none(),
         "{} was built with the feature `chaos`, and is no server for users: build it without",

@@ -42,10 +42,7 @@ impl Replay {
             return Ok(episode.verdict.outcome);
         }
         let boxed = boxed::enter()?;
-        let server = match self.bin {
-            Some(server) => server,
-            None => episode::default_server().map_err(anyhow::Error::msg)?,
-        };
+        let server = super::server(self.bin)?;
         let verdict =
             super::runtime()?.block_on(episode::play(boxed, &plan, &server, &directory))?;
         super::show(&Run::load(&directory)?, &verdict);

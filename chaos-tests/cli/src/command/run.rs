@@ -58,10 +58,7 @@ impl Run {
         }
         let boxed = boxed::enter()?;
         let seed = self.seed.unwrap_or_else(rand::random);
-        let server = match self.bin {
-            Some(server) => server,
-            None => episode::default_server().map_err(anyhow::Error::msg)?,
-        };
+        let server = super::server(self.bin)?;
         let wish = Wish {
             members: self.members,
             seconds: self.seconds,
